@@ -1,0 +1,1 @@
+"""Torch lives here, in functions that are handed a model and keep nothing."""

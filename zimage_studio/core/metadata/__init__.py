@@ -1,0 +1,1 @@
+"""What images say about themselves: written and read without decoding a pixel."""

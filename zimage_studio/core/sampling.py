@@ -1,0 +1,188 @@
+"""One image from one request: noise, denoising, decoding, and the checks in between.
+
+The drawing itself is diffusers' own `ZImagePipeline.__call__`, so that offloading hooks, quantised layers and
+future fixes of diffusers apply unchanged. Studio adds the start noise, the previews, the stop and the checks.
+"""
+
+import hashlib
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler, ZImagePipeline
+from numpy.typing import NDArray
+from torch import Tensor
+
+from zimage_studio.core.preview import LatentToRgb
+from zimage_studio.errors import InvalidInputError, NonFiniteError
+from zimage_studio.records.progress import Progress
+from zimage_studio.records.recipe import Numerics
+from zimage_studio.records.request import GenerationRequest
+
+MAX_TOKENS = 512
+TOKEN_STEP = 64
+PREVIEW_EVERY_S = 0.15
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What one request gave: pixels (H, W, 3) uint8, the hash of the final latent, and how it was computed."""
+
+    pixels_HWC: NDArray[np.uint8]
+    latents_sha256: str
+    numerics: Numerics
+    seconds: float
+
+    @property
+    def pixels_sha256(self) -> str:
+        """Hash of the RGB bytes, row by row."""
+        return hashlib.sha256(np.ascontiguousarray(self.pixels_HWC).tobytes()).hexdigest()
+
+
+def start_noise(request: GenerationRequest, channels: int, vae_factor: int) -> Tensor:
+    """Gaussian noise (1, channels, H / vae_factor, W / vae_factor), float32, drawn on the CPU.
+
+    A CPU generator gives the same numbers on every machine; one generator per image makes image i of a batch
+    equal to a single image with its seed.
+    """
+    side = vae_factor * 2  # the transformer's patches are 2x2 latents
+    shape = (1, channels, 2 * (request.height // side), 2 * (request.width // side))
+    return torch.randn(shape, generator=torch.Generator("cpu").manual_seed(request.seed), dtype=torch.float32)
+
+
+def count_tokens(pipeline: ZImagePipeline, prompt: str) -> int:
+    """Length of `prompt` inside the chat template, in tokens, untruncated."""
+    templated = pipeline.tokenizer.apply_chat_template(
+        [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True, enable_thinking=True
+    )
+    return len(pipeline.tokenizer(templated).input_ids)
+
+
+def sequence_length(pipeline: ZImagePipeline, request: GenerationRequest) -> int:
+    """Padded text length: the smallest multiple of 64 that holds both prompts, at most 512.
+
+    The padding is masked away before the transformer sees it (equal to 4e-9 whatever the length), so a short
+    prompt need not cost a text encoder pass over 512 tokens. Raises InvalidInputError where plain diffusers
+    would cut the prompt silently.
+    """
+    fields = {"prompt": request.prompt}
+    if request.guidance > 0:
+        fields["negative_prompt"] = request.negative_prompt
+    counts = {name: count_tokens(pipeline, value) for name, value in fields.items()}
+    for name, count in counts.items():
+        if count > MAX_TOKENS:
+            raise InvalidInputError("too_many_tokens", field=name, count=count, high=MAX_TOKENS)
+    return -(-max(counts.values()) // TOKEN_STEP) * TOKEN_STEP
+
+
+def fresh_scheduler(pipeline: ZImagePipeline, shift: float | None) -> FlowMatchEulerDiscreteScheduler:
+    """A scheduler without the last job's state, optionally with another time shift."""
+    changes = {} if shift is None else {"shift": shift}
+    return FlowMatchEulerDiscreteScheduler.from_config(pipeline.scheduler.config, **changes)
+
+
+@dataclass(slots=True)
+class _Watch:
+    """Follows the denoising loop from diffusers' step callback."""
+
+    request: GenerationRequest
+    progress: Progress
+    to_rgb: LatentToRgb
+    latents: Tensor
+    last_preview: float = field(default=0.0)
+
+    def on_step(self, pipeline: Any, index: int, _timestep: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        before, self.latents = self.latents, tensors["latents"]
+        if not bool(torch.isfinite(self.latents).all()):
+            raise NonFiniteError("not_finite", step=index + 1, steps=self.request.steps)
+        preview = None
+        now = time.monotonic()
+        if now - self.last_preview >= PREVIEW_EVERY_S:
+            self.last_preview = now
+            preview = self.to_rgb.preview(clean_estimate(before, self.latents, pipeline.scheduler.sigmas, index))
+        self.progress(index + 1, self.request.steps, "note.denoising", preview)
+        return {}
+
+
+def clean_estimate(before_1CHW: Tensor, after_1CHW: Tensor, sigmas: Tensor, index: int) -> Tensor:
+    """The clean latent that the step from sigmas[index] to sigmas[index + 1] aimed at.
+
+    Euler: after = before + (s1 - s0) v with v = noise - clean, and before = (1 - s0) clean + s0 noise;
+    hence clean = after - s1 v.
+    """
+    s0, s1 = float(sigmas[index]), float(sigmas[index + 1])
+    velocity = (after_1CHW - before_1CHW.to(after_1CHW.device)) / (s1 - s0)
+    return after_1CHW - s1 * velocity
+
+
+def sample(
+    pipeline: ZImagePipeline, request: GenerationRequest, *, to_rgb: LatentToRgb, progress: Progress
+) -> Sample:
+    """Draw one image.
+
+    `progress` counts steps; raising Cancelled from it ends the work there and leaves the pipeline usable.
+    Raises InvalidInputError (prompt longer than 512 tokens), NonFiniteError (NaN or infinity in a latent or in
+    the picture, or a picture of one single colour), torch.OutOfMemoryError.
+    """
+    started = time.perf_counter()
+    progress(0, request.steps, "note.encoding")
+    length = sequence_length(pipeline, request)
+    pipeline.scheduler = fresh_scheduler(pipeline, request.shift)
+    noise = start_noise(request, pipeline.transformer.config.in_channels, pipeline.vae_scale_factor)
+    watch = _Watch(request, progress, to_rgb, noise)
+    try:
+        output = pipeline(
+            prompt=request.prompt,
+            negative_prompt=request.negative_prompt,
+            width=request.width,
+            height=request.height,
+            num_inference_steps=request.steps,
+            guidance_scale=request.guidance,
+            latents=noise,
+            max_sequence_length=length,
+            output_type="np",
+            callback_on_step_end=watch.on_step,
+            callback_on_step_end_tensor_inputs=["latents"],
+        )
+    finally:
+        pipeline.maybe_free_model_hooks()  # skipped by diffusers when the callback raises
+    picture_HWC = output.images[0]
+    if not np.isfinite(picture_HWC).all():
+        raise NonFiniteError("not_finite", step=request.steps, steps=request.steps)
+    pixels_HWC = (picture_HWC * 255).round().astype(np.uint8)
+    if (pixels_HWC == pixels_HWC[:1, :1]).all():
+        raise NonFiniteError("flat_image")
+    latents = watch.latents.detach().to("cpu", torch.float32).contiguous().numpy()
+    return Sample(
+        pixels_HWC=pixels_HWC,
+        latents_sha256=hashlib.sha256(latents.tobytes()).hexdigest(),
+        numerics=numerics(pipeline, length),
+        seconds=round(time.perf_counter() - started, 3),
+    )
+
+
+def numerics(pipeline: ZImagePipeline, length: int) -> Numerics:
+    """How the arithmetic of the call just made was done, read from the live pipeline."""
+    scheduler = pipeline.scheduler
+    device = torch.device(pipeline._execution_device)
+    return Numerics(
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        dtypes={name: str(getattr(pipeline, name).dtype).removeprefix("torch.") for name in ("text_encoder", "transformer", "vae")},
+        attention_backend=_attention_backend(pipeline),
+        memory={},
+        scheduler={"class": type(scheduler).__name__, **_plain(scheduler.config)},
+        sigmas=tuple(round(float(sigma), 8) for sigma in scheduler.sigmas),
+        sequence_length=length,
+    )
+
+
+def _attention_backend(pipeline: ZImagePipeline) -> str:
+    backend = pipeline.transformer.layers[0].attention.processor._attention_backend
+    return "native" if backend is None else str(getattr(backend, "value", backend))
+
+
+def _plain(config: Any) -> dict[str, object]:
+    """The public, JSON-ready part of a diffusers config."""
+    return {k: v for k, v in dict(config).items() if not k.startswith("_") and isinstance(v, bool | int | float | str | None)}

@@ -1,0 +1,153 @@
+"""What a person asks for: one image (GenerationRequest), or several that differ by seed (Batch)."""
+
+import re
+import secrets
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
+
+from zimage_studio.errors import InvalidInputError
+from zimage_studio.records.checks import real, text, whole
+
+SIDE_STEP_PX = 16
+MIN_SIDE_PX, MAX_SIDE_PX = 64, 4096
+MAX_PIXELS = 2048 * 2048
+MAX_ASPECT = 8
+MAX_STEPS = 200
+MAX_GUIDANCE = 20.0
+MIN_SHIFT, MAX_SHIFT = 0.1, 20.0
+MAX_SEED = 2**64 - 1
+MAX_COUNT = 64
+MAX_PROMPT_CHARS = 5000
+_CONTROL_MARK = re.compile(r"<\|\w+\|>|</?think>|</?tool_call>")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GenerationRequest:
+    """One image to make. Equal requests to one model on one machine give equal pixels.
+
+    `guidance` is g in `pos + g * (pos - neg)`, as diffusers counts it for Z-Image: 0 switches it off, and what
+    other programs call CFG scale is g + 1. `steps` is the number of transformer forwards (diffusers >= 0.39).
+    `shift` is the time shift of the flow-matching scheduler; None keeps the model's own.
+    Raises InvalidInputError on any value outside its bounds.
+    """
+
+    prompt: str
+    seed: int
+    width: int
+    height: int
+    steps: int
+    guidance: float
+    negative_prompt: str = ""
+    shift: float | None = None
+
+    def __post_init__(self) -> None:
+        text("prompt", self.prompt, MAX_PROMPT_CHARS)
+        if not self.prompt.strip():
+            raise InvalidInputError("empty_prompt", field="prompt")
+        text("negative_prompt", self.negative_prompt, MAX_PROMPT_CHARS)
+        _refuse_marks("prompt", self.prompt)
+        _refuse_marks("negative_prompt", self.negative_prompt)
+        for name, bounds in _BOUNDS.items():
+            object.__setattr__(self, name, bounds(name, getattr(self, name)))
+        if self.shift is not None:
+            object.__setattr__(self, "shift", real("shift", self.shift, MIN_SHIFT, MAX_SHIFT))
+        _check_size(self.width, self.height)
+
+    def to_dict(self) -> dict[str, object]:
+        """All fields, as JSON values."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+
+def _refuse_marks(name: str, value: str) -> None:
+    """Marks such as <|im_end|> would close the user's turn in the text encoder's chat template."""
+    if mark := _CONTROL_MARK.search(value):
+        raise InvalidInputError("control_mark", field=name, value=mark.group())
+
+
+def _side(name: str, value: object) -> int:
+    side = whole(name, value, MIN_SIDE_PX, MAX_SIDE_PX)
+    if side % SIDE_STEP_PX:
+        below = side // SIDE_STEP_PX * SIDE_STEP_PX
+        raise InvalidInputError(
+            "not_a_multiple",
+            field=name, value=side, step=SIDE_STEP_PX, below=max(below, MIN_SIDE_PX), above=below + SIDE_STEP_PX,
+        )  # fmt: skip
+    return side
+
+
+def _check_size(width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise InvalidInputError(
+            "too_many_pixels", field="width", width=width, height=height, pixels=width * height, high=MAX_PIXELS
+        )
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        raise InvalidInputError("too_narrow", field="width", width=width, height=height, high=MAX_ASPECT)
+
+
+_BOUNDS = {
+    "seed": lambda name, value: whole(name, value, 0, MAX_SEED),
+    "width": _side,
+    "height": _side,
+    "steps": lambda name, value: whole(name, value, 1, MAX_STEPS),
+    "guidance": lambda name, value: real(name, value, 0.0, MAX_GUIDANCE),
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelDefaults:
+    """What a model likes best: read from its folder (`studio_defaults.json`) or from its family.
+
+    `sizes` are (width, height) pairs in px that the model draws well, the first one being the default.
+    """
+
+    width: int = 1024
+    height: int = 1024
+    steps: int = 8
+    guidance: float = 0.0
+    sizes: tuple[tuple[int, int], ...] = field(
+        default=((1024, 1024), (1152, 896), (896, 1152), (1280, 720), (720, 1280), (1536, 1024), (1024, 1536))
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """`count` images of one request: image i has seed + i (modulo 2^64) and its own generator."""
+
+    first: GenerationRequest
+    count: int = 1
+
+    def __post_init__(self) -> None:
+        whole("count", self.count, 1, MAX_COUNT)
+
+    def __iter__(self) -> Iterator[GenerationRequest]:
+        for index in range(self.count):
+            yield replace(self.first, seed=(self.first.seed + index) % (MAX_SEED + 1))
+
+
+_OPTIONAL = ("width", "height", "steps", "guidance", "negative_prompt", "shift")
+
+
+def parse_batch(values: Mapping[str, object], defaults: ModelDefaults) -> Batch:
+    """Build a batch from raw values of any door; what is missing or None comes from the model's defaults.
+
+    `seed` may be a whole number, its decimal text (JSON clients round above 2^53), or empty, None or -1 for a
+    random one, which is drawn here, so that every later step sees the resolved seed.
+    """
+    known = {"prompt", "seed", "count", *_OPTIONAL}
+    if unknown := values.keys() - known:
+        raise InvalidInputError("unknown_field", field=sorted(unknown)[0], known=", ".join(sorted(known)))
+    given = {name: values[name] for name in _OPTIONAL if values.get(name) is not None}
+    base = {"width": defaults.width, "height": defaults.height, "steps": defaults.steps, "guidance": defaults.guidance}
+    prompt = values.get("prompt")
+    if prompt is None:
+        raise InvalidInputError("empty_prompt", field="prompt")
+    request = GenerationRequest(**{**base, **given, "prompt": prompt, "seed": parse_seed(values.get("seed"))})  # type: ignore[arg-type]
+    count = values.get("count")
+    return Batch(request, whole("count", 1 if count is None else count, 1, MAX_COUNT))
+
+
+def parse_seed(value: object) -> int:
+    """A seed in 0 .. 2^64-1; empty, None and -1 draw one in 0 .. 2^32-1 (short enough to read aloud)."""
+    if value is None or (isinstance(value, str) and value.strip() in ("", "-1")) or (value == -1 and value is not True):
+        return secrets.randbelow(2**32)
+    return whole("seed", value, 0, MAX_SEED)

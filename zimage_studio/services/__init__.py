@@ -1,0 +1,1 @@
+"""State, threads, processes and disk; every service is built in studio.py."""

@@ -1,0 +1,322 @@
+"""Generation jobs: a bounded queue in front of the manager, progress anyone can watch, a stop, a kept result."""
+
+import logging
+import secrets
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Literal
+
+from zimage_studio.errors import BusyError, Cancelled, UserError
+from zimage_studio.records.artifact import ModelArtifact
+from zimage_studio.records.progress import Preview
+from zimage_studio.records.recipe import ModelIdentity, Outcome, Recipe
+from zimage_studio.records.request import Batch, GenerationRequest, parse_batch
+from zimage_studio.services.images import ImageStore, StoredImage
+from zimage_studio.services.manager import Lent, PipelineManager
+from zimage_studio.services.models import ModelService
+
+if TYPE_CHECKING:
+    from zimage_studio.core.sampling import Sample
+
+log = logging.getLogger(__name__)
+
+State = Literal["waiting", "running", "done", "stopped", "failed"]
+FINAL: frozenset[State] = frozenset({"done", "stopped", "failed"})
+KEPT_JOBS = 500
+FIRST_GUESS_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class JobView:
+    """One moment of a job. `version` grows with every change.
+
+    `done` of `total` counts steps of the image `index` (from 0) of `count`; `seconds_left` is for the whole job,
+    None until a step has been timed. `ahead` is how many jobs run or wait before this one. `bug` marks a failure
+    that is not the person's to mend.
+    """
+
+    version: int = 0
+    state: State = "waiting"
+    ahead: int = 0
+    note: str = "note.waiting"
+    done: float = 0
+    total: float = 0
+    index: int = 0
+    count: int = 1
+    seconds_left: float | None = None
+    preview: Preview | None = None
+    images: tuple[StoredImage, ...] = ()
+    error: UserError | None = None
+    bug: str = ""
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing will change any more."""
+        return self.state in FINAL
+
+
+class GenerationJob:
+    """A batch on its way. Runs to its end whether or not anybody watches."""
+
+    def __init__(self, batch: Batch, model: str, session: str, parent: str | None = None) -> None:
+        self.id = secrets.token_hex(8)
+        self.batch = batch
+        self.model = model
+        self.session = session
+        self.parent = parent
+        self._view = JobView(count=batch.count)
+        self._changed = threading.Condition()
+        self._stop = threading.Event()
+
+    @property
+    def view(self) -> JobView:
+        """The present moment."""
+        return self._view
+
+    def stop(self) -> None:
+        """Ask the job to end at its next step. Idempotent."""
+        self._stop.set()
+
+    @property
+    def stopping(self) -> bool:
+        """Whether a stop has been asked for."""
+        return self._stop.is_set()
+
+    def wait_change(self, version: int, timeout_s: float) -> JobView:
+        """Block until the view is newer than `version`, at most `timeout_s`."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._view.version > version, timeout_s)
+            return self._view
+
+    def result(self, timeout_s: float | None = None) -> tuple[StoredImage, ...]:
+        """Wait for the end. Raises the job's UserError, Cancelled when it was stopped, TimeoutError."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: self._view.finished, timeout_s):
+                raise TimeoutError(f"job {self.id} is still {self._view.state}")
+        if self._view.error is not None:
+            raise self._view.error
+        if self._view.state == "stopped":
+            raise Cancelled
+        if self._view.state == "failed":
+            raise RuntimeError(self._view.bug)
+        return self._view.images
+
+    def update(self, **changes: object) -> None:
+        """Move on to the next view and wake the watchers."""
+        with self._changed:
+            self._view = replace(self._view, version=self._view.version + 1, **changes)  # type: ignore[arg-type]
+            self._changed.notify_all()
+
+
+class GenerationService:
+    """Takes requests of every door, runs them one after the other, keeps the images."""
+
+    def __init__(
+        self,
+        manager: PipelineManager,
+        models: ModelService,
+        images: ImageStore,
+        *,
+        max_waiting: int = 16,
+        max_waiting_per_session: int = 4,
+    ) -> None:
+        self._manager = manager
+        self._models = models
+        self._images = images
+        self._max_waiting = max_waiting
+        self._max_waiting_per_session = max_waiting_per_session
+        self._jobs: OrderedDict[str, GenerationJob] = OrderedDict()
+        self._lock = threading.Lock()
+        self._job_seconds = FIRST_GUESS_S
+        self._closed = False
+
+    def submit(
+        self, values: Mapping[str, object], *, model: str, session: str = "local", parent: str | None = None
+    ) -> GenerationJob:
+        """Validate `values` (see records.request.parse_batch) and queue them for `model`.
+
+        Raises InvalidInputError, UserError (unknown model, no disk space) or BusyError (queue full, stopping).
+        """
+        artifact = self._models.get(model)
+        batch = parse_batch(values, artifact.defaults)
+        self._images.check_space()
+        job = GenerationJob(batch, artifact.key, session, parent)
+        with self._lock:
+            self._refuse_if_full(session)
+            self._jobs[job.id] = job
+            self._forget_old()
+        self._manager.submit(lambda: self._run(job))
+        self._tell_places()
+        return job
+
+    def job(self, job_id: object, session: str) -> GenerationJob:
+        """The job `job_id` of `session`. Raises UserError, with the same words for a foreign job and for none."""
+        job = self._jobs.get(job_id) if isinstance(job_id, str) else None
+        if job is None or job.session != session:
+            raise UserError("unknown_job")
+        return job
+
+    def stop(self, session: str) -> int:
+        """Stop every unfinished job of `session`; returns how many were asked to."""
+        mine = [job for job in self._unfinished() if job.session == session]
+        for job in mine:
+            job.stop()
+            if job.view.state == "waiting":
+                self._end(job, "stopped", note="note.stopped")
+        return len(mine)
+
+    def stop_job(self, job: GenerationJob) -> None:
+        """Stop one job."""
+        job.stop()
+        if job.view.state == "waiting":
+            self._end(job, "stopped", note="note.stopped")
+
+    def close(self) -> None:
+        """Take no new work; what waits is stopped, what runs goes on."""
+        self._closed = True
+        for job in self._unfinished():
+            if job.view.state == "waiting":
+                self.stop_job(job)
+
+    def drain(self, timeout_s: float) -> bool:
+        """Wait for what runs; when time is up, stop it at its next step. False when it had to be stopped."""
+        deadline = time.monotonic() + timeout_s
+        in_time = True
+        for job in self._unfinished():
+            while not job.view.finished:
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    in_time = False
+                    job.stop()
+                    left = 2.0
+                view = job.wait_change(job.view.version, min(left, 2.0))
+                if not in_time and not view.finished and time.monotonic() > deadline + timeout_s:
+                    return False
+        return in_time
+
+    def _unfinished(self) -> list[GenerationJob]:
+        with self._lock:
+            return [job for job in self._jobs.values() if not job.view.finished]
+
+    def _refuse_if_full(self, session: str) -> None:
+        if self._closed:
+            raise BusyError("stopping")
+        waiting = [job for job in self._jobs.values() if job.view.state == "waiting"]
+        if len(waiting) >= self._max_waiting:
+            raise BusyError("queue_full", waiting=len(waiting), seconds=max(1, round(len(waiting) * self._job_seconds)))
+        mine = sum(job.session == session for job in waiting)
+        if mine >= self._max_waiting_per_session:
+            raise BusyError("session_queue_full", waiting=mine, high=self._max_waiting_per_session)
+
+    def _forget_old(self) -> None:
+        """Finished jobs beyond the newest 500 are forgotten; their images stay in the store."""
+        for job_id in [i for i, job in self._jobs.items() if job.view.finished][: max(0, len(self._jobs) - KEPT_JOBS)]:
+            del self._jobs[job_id]
+
+    def _tell_places(self) -> None:
+        """Tell each waiting job how many are before it."""
+        for ahead, job in enumerate(self._unfinished()):
+            if job.view.state == "waiting" and job.view.ahead != ahead:
+                job.update(ahead=ahead)
+
+    def _end(self, job: GenerationJob, state: State, **changes: object) -> None:
+        job.update(state=state, preview=None, seconds_left=None, **changes)
+        self._tell_places()
+
+    def _run(self, job: GenerationJob) -> None:
+        """On the owner thread: one job from start to its only final state."""
+        if job.view.finished:
+            return
+        job.update(state="running", ahead=0, note="note.starting")
+        self._tell_places()
+        started = time.perf_counter()
+        try:
+            images = self._draw_all(job)
+        except Cancelled:
+            self._end(job, "stopped", note="note.stopped")
+        except UserError as error:
+            log.info("job %s refused: %s", job.id, error)
+            self._end(job, "failed", error=error, note="note.failed")
+        except Exception as error:
+            log.exception("job %s failed", job.id)
+            self._end(job, "failed", bug=f"{type(error).__name__}: {error}", note="note.failed")
+        else:
+            self._job_seconds = 0.5 * self._job_seconds + 0.5 * (time.perf_counter() - started)
+            self._end(job, "done", images=images, note="note.done")
+
+    def _draw_all(self, job: GenerationJob) -> tuple[StoredImage, ...]:
+        watch = _StepWatch(job)
+        images: list[StoredImage] = []
+        with self._manager.borrow(job.model, watch.report) as lent:
+            for index, request in enumerate(job.batch):
+                watch.next_image(index, request)
+                sample = lent.draw(request)
+                job.update(note="note.saving")
+                images.append(self._keep(job, index, request, sample, lent))
+                job.update(images=tuple(images))
+        return tuple(images)
+
+    def _keep(
+        self, job: GenerationJob, index: int, request: GenerationRequest, sample: "Sample", lent: Lent
+    ) -> StoredImage:
+        recipe = Recipe(
+            request=request,
+            model=_identity(lent.model.artifact),
+            numerics=sample.numerics,
+            stack=lent.engine.stack(),
+            outcome=Outcome(
+                pixels_sha256=sample.pixels_sha256, latents_sha256=sample.latents_sha256, seconds=sample.seconds
+            ),
+            created=datetime.now(UTC).isoformat(timespec="milliseconds"),
+            job=job.id,
+            index=index,
+            parent=job.parent,
+        )
+        return self._images.add(sample.pixels_HWC, recipe)
+
+
+def _identity(artifact: ModelArtifact) -> ModelIdentity:
+    if artifact.sha256 is None:
+        raise RuntimeError(f"{artifact.key} was loaded without its hash")
+    return ModelIdentity(key=artifact.key, name=artifact.name, sha256=artifact.sha256, parent=artifact.parent)
+
+
+class _StepWatch:
+    """Turns progress of the engine into job views: steps, time left, previews; and carries the stop inwards."""
+
+    def __init__(self, job: GenerationJob) -> None:
+        self._job = job
+        self._steps_before = 0
+        self._step_started: float | None = None
+        self._step_seconds: float | None = None
+        self._steps_total = job.batch.count * job.batch.first.steps
+
+    def next_image(self, index: int, request: GenerationRequest) -> None:
+        """The image `index` begins."""
+        self._steps_before = index * request.steps
+        self._step_started = None
+        self._job.update(index=index)
+
+    def report(self, done: float, total: float, note: str, /, preview: Preview | None = None) -> None:
+        """Take in one unit of progress. Raises Cancelled after a stop."""
+        if self._job.stopping:
+            raise Cancelled
+        left = self._time_step(done) if note in ("note.encoding", "note.denoising") else None
+        changes: dict[str, object] = {"done": done, "total": total, "note": note, "seconds_left": left}
+        if preview is not None:
+            changes["preview"] = preview
+        self._job.update(**changes)
+
+    def _time_step(self, done: float) -> float | None:
+        now = time.perf_counter()
+        if self._step_started is not None and done > 0:
+            took = now - self._step_started
+            self._step_seconds = took if self._step_seconds is None else 0.7 * self._step_seconds + 0.3 * took
+        self._step_started = now
+        if self._step_seconds is None:
+            return None
+        return (self._steps_total - self._steps_before - done) * self._step_seconds

@@ -1,0 +1,227 @@
+"""The only owner of the accelerator: one thread, one model in memory, one call at a time."""
+
+import contextlib
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
+
+from zimage_studio.errors import Cancelled, UserError
+from zimage_studio.records.artifact import ModelArtifact
+from zimage_studio.records.progress import Progress
+from zimage_studio.records.request import GenerationRequest
+
+if TYPE_CHECKING:
+    from zimage_studio.core.engine import LoadedModel
+    from zimage_studio.core.sampling import Sample
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+HEARTBEAT_S = 1.0
+Phase = Literal["empty", "loading", "ready", "generating", "lent", "failed"]
+
+
+class Engine(Protocol):
+    """What the manager needs from core.engine; a test may bring its own."""
+
+    def load(self, artifact: ModelArtifact, parts: Path | None, progress: Progress) -> "LoadedModel": ...
+
+    def draw(self, model: "LoadedModel", request: GenerationRequest, progress: Progress) -> "Sample": ...
+
+    def collect(self) -> None: ...
+
+    def stack(self) -> dict[str, str]: ...
+
+
+class ModelSource(Protocol):
+    """Where the manager finds models: services.models.ModelService."""
+
+    def get(self, key: str) -> ModelArtifact: ...
+
+    def identity(self, artifact: ModelArtifact, progress: Progress) -> ModelArtifact: ...
+
+    def parts_for(self, artifact: ModelArtifact) -> Path | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ManagerState:
+    """What a person may read about the device: the phase, the model, and how far a loading is (0..1)."""
+
+    phase: Phase = "empty"
+    model: str = ""
+    note: str = ""
+    fraction: float = 0.0
+    why: UserError | None = None
+
+
+@dataclass(slots=True)
+class CallMeter:
+    """Counts calls inside the pipeline; `peak` above 1 would be the bug this class exists to show."""
+
+    inside: int = 0
+    peak: int = 0
+    total: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @contextlib.contextmanager
+    def call(self) -> Iterator[None]:
+        with self._lock:
+            self.inside += 1
+            self.total += 1
+            self.peak = max(self.peak, self.inside)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self.inside -= 1
+
+
+class PipelineManager:
+    """Holds one model and lends it to the work that runs on its own thread.
+
+    Work is submitted and runs in order; inside it, `with manager.borrow(key) as lent:` gives the model, loading it
+    first if another one is in memory. Nobody keeps what was lent.
+    """
+
+    def __init__(self, make_engine: Callable[[], Engine], models: ModelSource) -> None:
+        self._make_engine = make_engine
+        self._models = models
+        self._engine: Engine | None = None
+        self._loaded: LoadedModel | None = None
+        self._work: queue.Queue[Callable[[], None] | None] = queue.Queue()
+        self._state = ManagerState()
+        self._beat = time.monotonic()
+        self._thread = threading.Thread(target=self._run, name="pipeline-owner", daemon=True)
+        self.meter = CallMeter()
+
+    def start(self) -> None:
+        """Start the owner thread. Nothing is imported or loaded until the first work."""
+        self._thread.start()
+
+    @property
+    def state(self) -> ManagerState:
+        """The present state; a new object for every change."""
+        return self._state
+
+    @property
+    def heartbeat_age_s(self) -> float:
+        """Seconds since the owner thread last showed a sign of life (idle tick, step or loading progress)."""
+        return time.monotonic() - self._beat
+
+    @property
+    def alive(self) -> bool:
+        """Whether the owner thread runs."""
+        return self._thread.is_alive()
+
+    def submit(self, work: Callable[[], T]) -> Future[T]:
+        """Queue `work` for the owner thread."""
+        future: Future[T] = Future()
+
+        def run() -> None:
+            if not future.set_running_or_notify_cancel():
+                return
+            try:
+                result = work()
+            except BaseException as error:  # noqa: BLE001 - handed on to whoever waits for the future
+                future.set_exception(error)
+            else:
+                future.set_result(result)
+
+        self._work.put(run)
+        return future
+
+    @contextlib.contextmanager
+    def borrow(self, key: str, progress: Progress) -> Iterator["Lent"]:
+        """Lend the model `key` to the work now running on the owner thread.
+
+        Raises ModelError when it cannot be loaded; the device is then empty and the next borrow tries afresh.
+        """
+        if threading.current_thread() is not self._thread:
+            raise RuntimeError("borrow() belongs to the owner thread: submit() the work.")
+        loaded = self._ready(key, self._watched(progress))
+        self._state = ManagerState("generating", loaded.artifact.key)
+        try:
+            yield Lent(loaded, self._require_engine(), self.meter, self._watched(progress))
+        finally:
+            self._state = ManagerState("ready", loaded.artifact.key)
+
+    def close(self, timeout_s: float) -> bool:
+        """Finish the queued work and end the thread. False when it did not end in time."""
+        self._work.put(None)
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        while True:
+            self._beat = time.monotonic()
+            try:
+                work = self._work.get(timeout=HEARTBEAT_S)
+            except queue.Empty:
+                continue
+            if work is None:
+                return
+            work()
+
+    def _watched(self, progress: Progress) -> Progress:
+        """`progress`, also keeping the heartbeat."""
+
+        def report(done: float, total: float, note: str, /, preview: object = None) -> None:
+            self._beat = time.monotonic()
+            progress(done, total, note, preview)  # type: ignore[arg-type]
+
+        return report
+
+    def _require_engine(self) -> Engine:
+        if self._engine is None:
+            self._engine = self._make_engine()
+        return self._engine
+
+    def _ready(self, key: str, progress: Progress) -> "LoadedModel":
+        artifact = self._models.get(key)
+        if self._loaded is not None and self._loaded.artifact.key == artifact.key:
+            return self._loaded
+        self._loaded = None  # freed before the next one is loaded, or both must fit
+
+        def report(done: float, total: float, note: str, /, preview: object = None) -> None:
+            fraction = done / total if total else 0.0
+            self._state = ManagerState("loading", artifact.key, note, fraction)
+            progress(done, total, note)
+
+        try:
+            report(0, 1, "note.importing")
+            engine = self._require_engine()
+            engine.collect()
+            artifact = self._models.identity(artifact, report)
+            self._loaded = engine.load(artifact, self._models.parts_for(artifact), report)
+        except UserError as error:
+            self._state = ManagerState("failed", artifact.key, why=error)
+            raise
+        except Cancelled:
+            self._state = ManagerState()
+            raise
+        except BaseException:
+            self._state = ManagerState("failed", artifact.key)
+            raise
+        log.info("model ready: %s", artifact.key)
+        return self._loaded
+
+
+@dataclass(frozen=True, slots=True)
+class Lent:
+    """A model on loan: valid inside the `with` block only."""
+
+    model: "LoadedModel"
+    engine: Engine
+    meter: CallMeter
+    progress: Progress
+
+    def draw(self, request: GenerationRequest) -> "Sample":
+        """One image."""
+        with self.meter.call():
+            return self.engine.draw(self.model, request, self.progress)

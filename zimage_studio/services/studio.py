@@ -1,0 +1,89 @@
+"""The one place where everything is wired."""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from zimage_studio.errors import UserError
+from zimage_studio.records.progress import silent
+from zimage_studio.services.generation import GenerationService
+from zimage_studio.services.images import ImageStore
+from zimage_studio.services.manager import Engine, PipelineManager
+from zimage_studio.services.models import ModelService
+from zimage_studio.settings import Settings
+
+EMBEDDED_MODEL = Path(__file__).parent.parent / "tiny" / "model"
+HEARTBEAT_LIMIT_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Studio:
+    """All services. Every door is handed one of these and nothing else."""
+
+    settings: Settings
+    models: ModelService
+    manager: PipelineManager
+    images: ImageStore
+    generation: GenerationService
+
+    def start(self) -> None:
+        """Start the owner thread and load the default model behind the page."""
+        self.manager.start()
+        self.manager.submit(self._warm_up)
+
+    def _warm_up(self) -> None:
+        try:
+            with self.manager.borrow(self.settings.model, silent):
+                pass
+        except UserError:
+            return  # the manager's state says why; the page shows it
+
+    def not_ready(self) -> str:
+        """Why no generation could run now, in one word; empty when one could."""
+        state = self.manager.state
+        if not self.manager.alive:
+            return "stopped"
+        if state.phase in ("empty", "loading", "failed"):
+            return state.phase
+        if self.manager.heartbeat_age_s > HEARTBEAT_LIMIT_S and state.phase != "generating":
+            return "stuck"
+        free_mb = shutil.disk_usage(self.settings.data).free // 2**20
+        return "disk" if free_mb < self.settings.disk_reserve_mb else ""
+
+    def begin_stop(self) -> None:
+        """Refuse new work from now on."""
+        self.generation.close()
+
+    def finish(self, timeout_s: float) -> bool:
+        """Let the running image finish; after `timeout_s` stop it at its next step. False when it was stopped."""
+        return self.generation.drain(timeout_s)
+
+    def close(self) -> None:
+        """End the owner thread."""
+        self.manager.close(timeout_s=5.0)
+
+
+def torch_engine(settings: Settings) -> Engine:
+    """The real engine. Imported here, on the owner thread, so that the page is up before torch is."""
+    from zimage_studio.core.engine import TorchEngine
+
+    return TorchEngine(hub_cache=settings.data / "hub")
+
+
+def build_studio(settings: Settings, make_engine: Callable[[Settings], Engine] = torch_engine) -> Studio:
+    """Wire the services together; nothing is loaded until `start()`. Tests may bring their own engine."""
+    settings.data.mkdir(mode=0o700, parents=True, exist_ok=True)
+    images = ImageStore(settings.data / "images", reserve_mb=settings.disk_reserve_mb)
+    models = ModelService(
+        data=settings.data, folders=settings.models, embedded=EMBEDDED_MODEL, offline=settings.offline
+    )
+    manager = PipelineManager(lambda: make_engine(settings), models)
+    generation = GenerationService(
+        manager,
+        models,
+        images,
+        max_waiting=settings.max_waiting,
+        max_waiting_per_session=settings.max_waiting_per_session,
+    )
+    return Studio(settings=settings, models=models, manager=manager, images=images, generation=generation)

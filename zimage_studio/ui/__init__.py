@@ -1,0 +1,1 @@
+"""The pages: Gradio widgets, handlers of three lines, wiring."""

@@ -1,0 +1,1 @@
+"""What stands around Gradio: the parent application, its guard, login, health, public link and stop."""
