@@ -1,0 +1,178 @@
+"""The only reader of environment and config file: option, then ZIMAGE_*, then DATA/settings.toml, then default."""
+
+import dataclasses
+import os
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+
+from zimage_studio.errors import InvalidInputError
+from zimage_studio.messages import LANGS, Lang
+
+CONFIG_NAME = "settings.toml"
+PREFIX = "ZIMAGE_"
+LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1", "[::1]"})
+AUTO_LOGIN = "auto"
+
+
+def default_data() -> Path:
+    """The folder of this user that the system keeps for application data; private and outside any repository."""
+    return platformdirs.user_data_path("zimage-studio", appauthor=False)
+
+
+def _option(
+    default: Any, help_text: str, *, low: int | None = None, high: int | None = None, secret: bool = False
+) -> Any:
+    metadata = {"help": help_text, "low": low, "high": high}
+    if callable(default):
+        return field(default_factory=default, metadata=metadata)
+    return field(default=default, metadata=metadata, repr=not secret)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Settings:
+    """One snapshot of all settings, taken at the start. `load_settings` makes it; tests may call it directly."""
+
+    host: str = _option("127.0.0.1", "Address to listen on. Anything but this machine needs a login.")
+    port: int = _option(7860, "Port to listen on. When it is taken Studio ends; it never takes another.", low=1, high=65535)
+    share: bool = _option(False, "Make a public link. Needs a login.")
+    auth: tuple[str, ...] = _option((), "Logins, USER:PASSWORD each; `auto` makes one and prints it once.", secret=True)
+    auth_file: Path | None = _option(None, "File with one USER:PASSWORD a line; keeps passwords out of the process list.")
+    insecure_no_auth: bool = _option(False, "Allow other machines in, or a public link, without a login.")
+    public_hosts: tuple[str, ...] = _option((), "More host names browsers may use; write https://NAME behind an HTTPS proxy.")
+    models: tuple[Path, ...] = _option((), "Folders that hold models, besides DATA/models.")
+    data: Path = _option(default_data, "Folder for everything Studio writes: images, history, settings.toml. Private.")
+    lang: Lang = _option("en", "Language of messages, and of the page when the browser names none.")
+    model: str = _option("tiny", "Model to load at the start; `tiny` is the embedded one.")
+    offline: bool = _option(False, "Never use the network.")
+    max_waiting: int = _option(16, "Image jobs that may wait in all; the next one is refused.", low=1, high=1000)
+    max_waiting_per_session: int = _option(4, "Image jobs that one visitor may have waiting.", low=1, high=1000)
+    disk_reserve_mb: int = _option(512, "Free disk space that no image may eat into.", low=0, high=1_000_000)
+
+    @property
+    def loopback(self) -> bool:
+        """Whether only this machine can connect."""
+        return self.host in LOOPBACK or self.host.startswith("127.")
+
+
+def load_settings(options: Mapping[str, object], environ: Mapping[str, str] = os.environ) -> Settings:
+    """Join the four sources. `options` holds what the command line gave; None means not given.
+
+    Raises InvalidInputError naming the field, the value and the remedy. Makes no folder.
+    """
+    given = {name: value for name, value in options.items() if value is not None}
+    known = {item.name: item for item in dataclasses.fields(Settings)}
+    _refuse_unknown(given, known)
+    from_env = {name: environ[PREFIX + name.upper()] for name in known if environ.get(PREFIX + name.upper())}
+    data = _cast(known["data"], given.get("data", from_env.get("data", default_data())))
+    from_file = _read_config(data / CONFIG_NAME)
+    _refuse_unknown(from_file, known)
+    merged = {**from_file, **from_env, **given, "data": data}
+    return Settings(**{name: _cast(known[name], value) for name, value in merged.items()})
+
+
+def describe() -> str:
+    """The settings as a Markdown table; the docs hold the same text (a test compares)."""
+    lines = ["| option | environment | default | what it does |", "|---|---|---|---|"]
+    for item in dataclasses.fields(Settings):
+        option = "--" + item.name.replace("_", "-")
+        lines.append(
+            f"| `{option}` | `{PREFIX}{item.name.upper()}` | {_shown_default(item)} | {item.metadata['help']} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _shown_default(item: "dataclasses.Field[Any]") -> str:
+    if item.name == "data":
+        return "the user's data folder"
+    if item.default in ((), None):
+        return "none"
+    return f"`{str(item.default).lower() if isinstance(item.default, bool) else item.default}`"
+
+
+def _refuse_unknown(values: Mapping[str, object], known: Mapping[str, object]) -> None:
+    for name in values:
+        if name not in known:
+            raise InvalidInputError("unknown_field", field=name, known=", ".join(known))
+
+
+def _read_config(path: Path) -> dict[str, object]:
+    if not path.is_file():
+        return {}
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise InvalidInputError("config_unreadable", field=CONFIG_NAME, value=path, why=error) from error
+
+
+def _cast(item: "dataclasses.Field[Any]", value: object) -> Any:
+    casts: dict[object, Callable[[Any, object], object]] = {
+        bool: _flag,
+        int: _whole,
+        str: _text,
+        Path: _path,
+        Path | None: _path,
+        tuple[str, ...]: _texts,
+        tuple[Path, ...]: _paths,
+        Lang: _choice,
+    }
+    return casts[item.type](item, value)
+
+
+def _choice(item: "dataclasses.Field[Any]", value: object) -> object:
+    if value not in LANGS:
+        raise InvalidInputError("bad_choice", field=item.name, value=value, known=", ".join(LANGS))
+    return value
+
+
+def _whole(item: "dataclasses.Field[Any]", value: object) -> int:
+    low, high = item.metadata["low"], item.metadata["high"]
+    text = str(value)
+    if isinstance(value, bool) or not text.isascii() or not text.removeprefix("-").isdigit():
+        raise InvalidInputError("bad_whole", field=item.name, value=value, low=low, high=high)
+    if not low <= int(text) <= high:
+        raise InvalidInputError("bad_whole", field=item.name, value=value, low=low, high=high)
+    return int(text)
+
+
+def _flag(item: "dataclasses.Field[Any]", value: object) -> bool:
+    if isinstance(value, bool):
+        return value
+    flags = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+    if str(value).lower() not in flags:
+        raise InvalidInputError("bad_flag", field=item.name, value=value)
+    return flags[str(value).lower()]
+
+
+def _text(item: "dataclasses.Field[Any]", value: object) -> str:
+    if not isinstance(value, str) or not value.strip() or "\0" in value:
+        raise InvalidInputError("bad_text", field=item.name, value=repr(value))
+    return value.strip()
+
+
+def _texts(item: "dataclasses.Field[Any]", value: object) -> tuple[str, ...]:
+    if isinstance(value, str):
+        value = [part for part in value.split(",") if part.strip()]
+    if not isinstance(value, (list, tuple)):
+        raise InvalidInputError("bad_text", field=item.name, value=value)
+    return tuple(_text(item, part) for part in value)
+
+
+def _path(item: "dataclasses.Field[Any]", value: object) -> Path:
+    text = str(value) if isinstance(value, Path) else _text(item, value)
+    return Path(text).expanduser().absolute()
+
+
+def _paths(item: "dataclasses.Field[Any]", value: object) -> tuple[Path, ...]:
+    """Folders, divided as PATH is; a comma may be part of a name."""
+    if isinstance(value, str):
+        value = [part for part in value.split(os.pathsep) if part.strip()]
+    if isinstance(value, Path):
+        value = [value]
+    if not isinstance(value, (list, tuple)):
+        raise InvalidInputError("bad_text", field=item.name, value=value)
+    return tuple(_path(item, part) for part in value)
