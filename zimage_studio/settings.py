@@ -24,34 +24,53 @@ def default_data() -> Path:
     return platformdirs.user_data_path("zimage-studio", appauthor=False)
 
 
-def _option(
-    default: Any, help_text: str, *, low: int | None = None, high: int | None = None, secret: bool = False
-) -> Any:
-    metadata = {"help": help_text, "low": low, "high": high}
-    if callable(default):
-        return field(default_factory=default, metadata=metadata)
-    return field(default=default, metadata=metadata, repr=not secret)
+def about(text: str, *, low: int | None = None, high: int | None = None) -> dict[str, Any]:
+    """What a field is for, and its bounds; --help and the docs are made from it."""
+    return {"help": text, "low": low, "high": high}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Settings:
     """One snapshot of all settings, taken at the start. `load_settings` makes it; tests may call it directly."""
 
-    host: str = _option("127.0.0.1", "Address to listen on. Anything but this machine needs a login.")
-    port: int = _option(7860, "Port to listen on. When it is taken Studio ends; it never takes another.", low=1, high=65535)
-    share: bool = _option(False, "Make a public link. Needs a login.")
-    auth: tuple[str, ...] = _option((), "Logins, USER:PASSWORD each; `auto` makes one and prints it once.", secret=True)
-    auth_file: Path | None = _option(None, "File with one USER:PASSWORD a line; keeps passwords out of the process list.")
-    insecure_no_auth: bool = _option(False, "Allow other machines in, or a public link, without a login.")
-    public_hosts: tuple[str, ...] = _option((), "More host names browsers may use; write https://NAME behind an HTTPS proxy.")
-    models: tuple[Path, ...] = _option((), "Folders that hold models, besides DATA/models.")
-    data: Path = _option(default_data, "Folder for everything Studio writes: images, history, settings.toml. Private.")
-    lang: Lang = _option("en", "Language of messages, and of the page when the browser names none.")
-    model: str = _option("tiny", "Model to load at the start; `tiny` is the embedded one.")
-    offline: bool = _option(False, "Never use the network.")
-    max_waiting: int = _option(16, "Image jobs that may wait in all; the next one is refused.", low=1, high=1000)
-    max_waiting_per_session: int = _option(4, "Image jobs that one visitor may have waiting.", low=1, high=1000)
-    disk_reserve_mb: int = _option(512, "Free disk space that no image may eat into.", low=0, high=1_000_000)
+    host: str = field(
+        default="127.0.0.1", metadata=about("Address to listen on. Anything but this machine needs a login.")
+    )
+    port: int = field(
+        default=7860, metadata=about("Port to listen on. When it is taken, Studio ends.", low=1, high=65535)
+    )
+    share: bool = field(default=False, metadata=about("Make a public link. Needs a login."))
+    auth: tuple[str, ...] = field(
+        default=(), repr=False, metadata=about("Logins, USER:PASSWORD each; `auto` makes one and prints it once.")
+    )
+    auth_file: Path | None = field(
+        default=None, metadata=about("File with one USER:PASSWORD a line, unseen in the process list.")
+    )
+    insecure_no_auth: bool = field(
+        default=False, metadata=about("Allow other machines in, or a public link, without a login.")
+    )
+    public_hosts: tuple[str, ...] = field(
+        default=(), metadata=about("More names to answer to; https://NAME for one behind an HTTPS proxy.")
+    )
+    models: tuple[Path, ...] = field(default=(), metadata=about("Folders that hold models, besides DATA/models."))
+    data: Path = field(
+        default_factory=default_data,
+        metadata=about("Folder for everything Studio writes: images, history, settings.toml. Private."),
+    )
+    lang: Lang = field(
+        default="en", metadata=about("Language of messages, and of the page when the browser names none.")
+    )
+    model: str = field(default="tiny", metadata=about("Model to load at the start; `tiny` is the embedded one."))
+    offline: bool = field(default=False, metadata=about("Never use the network."))
+    max_waiting: int = field(
+        default=16, metadata=about("Image jobs that may wait in all; the next one is refused.", low=1, high=1000)
+    )
+    max_waiting_per_session: int = field(
+        default=4, metadata=about("Image jobs that one visitor may have waiting.", low=1, high=1000)
+    )
+    disk_reserve_mb: int = field(
+        default=512, metadata=about("Free disk space that no image may eat into.", low=0, high=1_000_000)
+    )
 
     @property
     def loopback(self) -> bool:

@@ -41,6 +41,7 @@ EN: dict[str, str] = {
     # queue
     "queue_full": "The queue is full: {waiting} jobs are waiting. Try again in about {seconds} s.",
     "session_queue_full": "You already have {waiting} jobs waiting; at most {high} are allowed. Wait for one, or stop it.",
+    "job_stopped": "The job was stopped; no image was saved.",
     "stopping": "Studio is stopping and takes no new work. Start it again, then repeat.",
     # models
     "model_not_here": "{value} is not on this machine and the model hub cannot be reached. Download it elsewhere and put the folder into {folder}, or go online.",
@@ -141,4 +142,9 @@ EN: dict[str, str] = {
     "login.button": "Log in",
     "login.wrong": "The user or the password is wrong.",
     "login.locked": "Too many failed attempts. Try again in {minutes} min.",
+    # said at the start
+    "serving": "Z-Image Studio is at {value}",
+    "login_made": "Login: user {user}, password {value} (shown only this once)",
+    "public_link": "Public link, for {hours} hours at most: {value}",
+    "public_link_ended": "The public link has ended: {value}",
 }

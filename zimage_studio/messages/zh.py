@@ -41,6 +41,7 @@ ZH: dict[str, str] = {
     # queue
     "queue_full": "队列已满：有 {waiting} 个任务在等待。请约 {seconds} 秒后再试。",
     "session_queue_full": "您已有 {waiting} 个任务在等待，最多 {high} 个。请等其中一个完成，或停止它。",
+    "job_stopped": "任务已停止，没有保存图片。",
     "stopping": "Studio 正在停止，不再接受新任务。请重新启动后再试。",
     # models
     "model_not_here": "{value} 不在这台机器上，也连不上模型仓库。请在别处下载后把文件夹放进 {folder}，或联网后再试。",
@@ -141,4 +142,9 @@ ZH: dict[str, str] = {
     "login.button": "登录",
     "login.wrong": "用户名或密码不正确。",
     "login.locked": "失败次数太多，请 {minutes} 分钟后再试。",
+    # said at the start
+    "serving": "Z-Image Studio 的地址：{value}",
+    "login_made": "登录：用户名 {user}，密码 {value}（只显示这一次）",
+    "public_link": "公开链接（最多 {hours} 小时）：{value}",
+    "public_link_ended": "公开链接已结束：{value}",
 }
