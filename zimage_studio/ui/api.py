@@ -1,0 +1,198 @@
+"""The public API: named, typed, documented. On the page at `/` only.
+
+Gradio hands `gr.api` functions the raw JSON, so the annotations describe what is wanted and records.request
+refuses what is not, with the same sentence as the page and the command line.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from zimage_studio.errors import Cancelled, UserError
+from zimage_studio.messages import Lang, say
+from zimage_studio.records.checks import flag
+from zimage_studio.services.generation import GenerationJob
+from zimage_studio.services.images import StoredImage
+from zimage_studio.services.studio import Studio
+from zimage_studio.ui import forms
+from zimage_studio.ui.doors import errors_as_answers, session_of, shown
+from zimage_studio.ui.texts import Texts
+
+WATCH_S = 5.0
+MAX_GALLERY = 100
+OFFICIAL_RESOLUTION = "1024x1024 ( 1:1 )"
+
+
+def add_api(studio: Studio) -> None:
+    """Add the endpoints to the Blocks that is being built."""
+    for endpoint in (*_generation(studio), *_history(studio), *_state(studio)):
+        gr.api(endpoint, api_name=endpoint.__name__, api_description=endpoint.__doc__, concurrency_limit=None)
+
+
+def lang_of(request: gr.Request) -> Lang:
+    """English, unless the client's Accept-Language prefers Chinese."""
+    header = str(request.headers.get("accept-language", ""))
+    weights: dict[str, float] = {}
+    for part in header.split(","):
+        tag, _, quality = part.strip().lower().partition(";q=")
+        try:
+            weights.setdefault(tag.partition("-")[0], float(quality or 1))
+        except ValueError:
+            continue
+    return "zh" if weights.get("zh", 0.0) > weights.get("en", 0.0) else "en"
+
+
+def _generation(studio: Studio) -> list[Any]:
+    def generate_image(
+        prompt: str,
+        negative_prompt: str = "",
+        seed: str = "",
+        width: int | None = None,
+        height: int | None = None,
+        steps: int | None = None,
+        guidance: float | None = None,
+        count: int = 1,
+        model: str = "",
+        request: gr.Request = None,  # type: ignore[assignment]
+    ) -> tuple[list[dict], list[dict]]:
+        """Make images. Empty values come from the model's defaults; `model` is a key of /models, empty: the default.
+
+        `seed` is text, 0 to 2^64-1; empty or -1 draws one. Image i has seed + i. Returns the PNG files, which carry
+        their recipe, and for each its id, seed (text), sha256 of the pixels, seconds and recipe.
+        """
+        values = {
+            "prompt": prompt, "negative_prompt": negative_prompt, "seed": seed, "width": width, "height": height,
+            "steps": steps, "guidance": guidance, "count": count,
+        }  # fmt: skip
+        images = _run(studio, values, model, request)
+        return [_file(image.path) for image in images], [forms.result_entry(image) for image in images]
+
+    def generate(
+        prompt: str,
+        resolution: str = OFFICIAL_RESOLUTION,
+        seed: int = 42,
+        steps: int = 8,
+        shift: float = 3.0,
+        random_seed: bool = True,
+        gallery_images: list[dict] | None = None,
+        request: gr.Request = None,  # type: ignore[assignment]
+    ) -> tuple[list[dict], str, int]:
+        """The same call as the official Z-Image-Turbo Space, for clients written for it.
+
+        `resolution` reads `WIDTHxHEIGHT ( RATIO )`. Returns the gallery (newest first, then those of
+        `gallery_images` that this Studio made), the seed as text and the seed as a number.
+        """
+        with errors_as_answers(lang_of(request)):
+            width, height = forms.parse_resolution(resolution)
+            drawn = flag("seed", random_seed)
+        values = {
+            "prompt": prompt, "width": width, "height": height, "steps": steps, "shift": shift,
+            "seed": None if drawn else seed,
+        }  # fmt: skip
+        images = _run(studio, values, "", request)
+        paths = [image.path for image in images] + _earlier(studio, gallery_images)
+        used = images[0].recipe.request.seed
+        return [{"image": _file(path), "caption": None} for path in paths], str(used), used
+
+    def stop(request: gr.Request = None) -> int:  # type: ignore[assignment]
+        """Stop everything this client has waiting or running, within one step. Returns how many jobs that was."""
+        return studio.generation.stop(session_of(request))
+
+    return [generate_image, generate, stop]
+
+
+def _history(studio: Studio) -> list[Any]:
+    def history(search: str = "", page: int = 1, rows: int = 24, request: gr.Request = None) -> dict:  # type: ignore[assignment]
+        """Saved images, newest first: {"total": n, "images": [...]}. `search` is matched literally in the prompt."""
+        with errors_as_answers(lang_of(request)):
+            images, total = studio.images.page(search=search, page=page, rows=rows)
+        return {"total": total, "images": [forms.history_entry(image) for image in images]}
+
+    def image(id: str, request: gr.Request = None) -> dict:  # type: ignore[assignment]  # noqa: A002
+        """The original PNG of one image, by its id."""
+        return _file(_get(studio, id, request).path)
+
+    def delete_image(id: str, request: gr.Request = None) -> bool:  # type: ignore[assignment]  # noqa: A002
+        """Delete one image for good. Returns true."""
+        found = _get(studio, id, request)
+        with errors_as_answers(lang_of(request)):
+            studio.images.delete(found.id)
+        return True
+
+    return [history, image, delete_image]
+
+
+def _state(studio: Studio) -> list[Any]:
+    def models() -> list[dict]:
+        """The models that can be asked for, with their defaults."""
+        return [model.public() for model in studio.models.list()]
+
+    def status(request: gr.Request = None) -> dict:  # type: ignore[assignment]
+        """What the device does now: phase, model, what is being loaded and how far (0 to 1), and why it failed."""
+        state, lang = studio.manager.state, lang_of(request)
+        return {
+            "phase": state.phase,
+            "model": state.model,
+            "note": say(state.note, lang) if state.note else "",
+            "fraction": state.fraction,
+            "why": state.why.text(lang) if state.why is not None else "",
+        }
+
+    return [models, status]
+
+
+def _run(
+    studio: Studio, values: Mapping[str, object], model: object, request: gr.Request
+) -> tuple[StoredImage, ...]:
+    """Submit, forward the progress, wait for the end. Raises gr.Error with the sentence."""
+    lang = lang_of(request)
+    with errors_as_answers(lang):
+        key = forms.text_or_refuse("model", "" if model is None else model) or studio.settings.model
+        job = studio.generation.submit(values, model=key, session=session_of(request))
+        _forward(job, lang)
+        try:
+            return job.result()
+        except Cancelled:
+            raise UserError("job_stopped") from None
+        except RuntimeError as error:
+            raise gr.Error(Texts(lang)("stage_bug"), print_exception=False) from error
+
+
+def _forward(job: GenerationJob, lang: Lang) -> None:
+    """Made here, not a parameter: gr.api would list a `gr.Progress` parameter as an input."""
+    progress = gr.Progress()
+    view = job.view
+    while not view.finished:
+        progress((int(view.done), int(view.total) or 1), desc=say(view.note, lang, ahead=view.ahead), unit="")
+        view = job.wait_change(view.version, WATCH_S)
+
+
+def _get(studio: Studio, image_id: object, request: gr.Request) -> StoredImage:
+    with errors_as_answers(lang_of(request)):
+        return studio.images.get(forms.text_or_refuse("image", image_id))
+
+
+def _file(path: Path) -> dict[str, Any]:
+    """A file as Gradio's clients download it; only ever of a path that the image store gave."""
+    return {"path": shown(path), "orig_name": path.name, "mime_type": "image/png", "meta": {"_type": "gradio.FileData"}}
+
+
+def _earlier(studio: Studio, gallery: object) -> list[Path]:
+    """Our own images among those a client sends back, recognised by the id in the file name.
+
+    A path that a client gives is never opened nor returned: Gradio would publish any file it names.
+    """
+    if not isinstance(gallery, list):
+        return []
+    paths = []
+    for entry in gallery[:MAX_GALLERY]:
+        source = entry.get("image", entry) if isinstance(entry, dict) else entry
+        name = source.get("orig_name") or source.get("path") if isinstance(source, dict) else source
+        if isinstance(name, str):
+            try:
+                paths.append(studio.images.get(Path(name.replace("\\", "/")).stem).path)
+            except UserError:
+                continue
+    return paths

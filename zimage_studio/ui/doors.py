@@ -1,0 +1,56 @@
+"""What every handler needs at the border to Gradio: errors as toasts, the session, files by way of the cache."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import gradio as gr
+from gradio import processing_utils
+from gradio.utils import get_upload_folder
+
+from zimage_studio.errors import UserError
+from zimage_studio.messages import Lang
+from zimage_studio.ui.present import error_text
+from zimage_studio.ui.texts import Texts
+
+
+@contextmanager
+def errors_as_toasts(t: Texts) -> Iterator[None]:
+    """Show a UserError in the page's language. Anything else is a bug and flies on, with its traceback."""
+    try:
+        yield
+    except UserError as error:
+        raise toast(error, t) from error
+
+
+def toast(error: UserError, t: Texts) -> gr.Error:
+    """The toast of `error`."""
+    return plain_toast(error.text(t.lang), t)
+
+
+def plain_toast(sentence: str, t: Texts) -> gr.Error:
+    """A toast with `sentence`; `print_exception=False` keeps a person's typo out of the log."""
+    return gr.Error(error_text(sentence), title=t("error_title"), print_exception=False)
+
+
+@contextmanager
+def errors_as_answers(lang: Lang) -> Iterator[None]:
+    """The same for an API client, which gets the sentence as it is."""
+    try:
+        yield
+    except UserError as error:
+        raise gr.Error(error.text(lang), print_exception=False) from error
+
+
+def session_of(request: gr.Request) -> str:
+    """Whose jobs these are: one open page, or one API client."""
+    return str(request.session_hash or "nobody")
+
+
+def shown(path: Path) -> str:
+    """A copy of `path`, bytes untouched, in the folder that Gradio serves from.
+
+    The images themselves lie in a folder that Gradio may not serve: what it may serve it serves inline and to
+    anyone who names it. The copies are swept after a day (`delete_cache` of the page).
+    """
+    return str(processing_utils.save_file_to_cache(path, cache_dir=get_upload_folder()))
