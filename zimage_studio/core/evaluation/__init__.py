@@ -1,0 +1,1 @@
+"""Measuring pictures: one metric a file."""
