@@ -53,7 +53,7 @@ def text_encoder() -> Qwen3Model:
             num_key_value_heads=1,
             head_dim=16,
             max_position_embeddings=512,
-        )  # fmt: skip
+        )
     ).eval()
 
 

@@ -64,9 +64,28 @@ def test_each_kind_is_recognised(random_pipeline, random_folder, tmp_path):
 
 @pytest.mark.parametrize(
     "source",
-    ["", " ", "../../etc/nothing", "/nowhere", "file:///etc", "http://127.0.0.1/a", "https://hub/a/b", "C:\\x", "a/b/c", "a/../b",
-     "a/..", "-a/b", "a/b c", "a/b\n", "a/b--c", "x" * 5000, "a\0b", "~nobody-of-this-name/x", "org/名"],
-)  # fmt: skip
+    [
+        "",
+        " ",
+        "../../etc/nothing",
+        "/nowhere",
+        "file:///etc",
+        "http://127.0.0.1/a",
+        "https://hub/a/b",
+        "C:\\x",
+        "a/b/c",
+        "a/../b",
+        "a/..",
+        "-a/b",
+        "a/b c",
+        "a/b\n",
+        "a/b--c",
+        "x" * 5000,
+        "a\0b",
+        "~nobody-of-this-name/x",
+        "org/名",
+    ],
+)
 def test_what_is_neither_here_nor_a_hub_id_is_refused_with_one_sentence(source):
     error = refused(source)
     assert error.key == "model_path_missing"
@@ -143,9 +162,18 @@ def test_a_truncated_file_is_named_with_both_sizes(folder):
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"short", b"\0" * 100, struct.pack("<Q", 2**63) + b"{}", struct.pack("<Q", 2) + b"[]", struct.pack("<Q", 8) + b"{" * 8,
-     struct.pack("<Q", 10) + b'{"a": "b"}', struct.pack("<Q", 5) + b"\xff\xfe\xfd{}", b"<!DOCTYPE html><html>404</html>"],
-)  # fmt: skip
+    [
+        b"",
+        b"short",
+        b"\0" * 100,
+        struct.pack("<Q", 2**63) + b"{}",
+        struct.pack("<Q", 2) + b"[]",
+        struct.pack("<Q", 8) + b"{" * 8,
+        struct.pack("<Q", 10) + b'{"a": "b"}',
+        struct.pack("<Q", 5) + b"\xff\xfe\xfd{}",
+        b"<!DOCTYPE html><html>404</html>",
+    ],
+)
 def test_a_header_of_garbage_is_refused(tmp_path, content):
     path = tmp_path / "a.safetensors"
     path.write_bytes(content)
@@ -210,9 +238,13 @@ def test_a_folder_with_pickled_weights_only_is_refused(folder):
 
 @pytest.mark.parametrize(
     ("file", "key"),
-    [("transformer/config.json", "auto_map"), ("text_encoder/config.json", "auto_map"),
-     ("tokenizer/tokenizer_config.json", "auto_map"), ("model_index.json", "custom_pipeline")],
-)  # fmt: skip
+    [
+        ("transformer/config.json", "auto_map"),
+        ("text_encoder/config.json", "auto_map"),
+        ("tokenizer/tokenizer_config.json", "auto_map"),
+        ("model_index.json", "custom_pipeline"),
+    ],
+)
 def test_a_folder_that_wants_its_own_code_run_is_refused(folder, file, key):
     edit(folder / file, **{key: {"AutoModel": "evil.Model"}})
     error = refused(folder)
@@ -222,9 +254,15 @@ def test_a_folder_that_wants_its_own_code_run_is_refused(folder, file, key):
 
 @pytest.mark.parametrize(
     ("component", "entry"),
-    [("transformer", ["evil_module", "ZImageTransformer2DModel"]), ("transformer", ["diffusers", "FluxTransformer2DModel"]),
-     ("vae", ["transformers", "CLIPModel"]), ("safety_checker", ["evil", "Checker"]), ("tokenizer", None), ("tokenizer", [[], {}])],
-)  # fmt: skip
+    [
+        ("transformer", ["evil_module", "ZImageTransformer2DModel"]),
+        ("transformer", ["diffusers", "FluxTransformer2DModel"]),
+        ("vae", ["transformers", "CLIPModel"]),
+        ("safety_checker", ["evil", "Checker"]),
+        ("tokenizer", None),
+        ("tokenizer", [[], {}]),
+    ],
+)
 def test_classes_that_we_do_not_know_are_refused(folder, component, entry):
     edit(folder / "model_index.json", **{component: entry})
     assert refused(folder).key == "model_foreign_class"
@@ -256,9 +294,19 @@ def test_defaults_are_read_from_the_folder(folder):
 
 @pytest.mark.parametrize(
     "values",
-    [{"width": 100}, {"steps": 0}, {"steps": True}, {"guidance": "many"}, {"sizes": [[128]]}, {"sizes": [[128, 100]]}, {"sizes": 7},
-     {"sizes": []}, {"colour": "red"}, {"width": None}],
-)  # fmt: skip
+    [
+        {"width": 100},
+        {"steps": 0},
+        {"steps": True},
+        {"guidance": "many"},
+        {"sizes": [[128]]},
+        {"sizes": [[128, 100]]},
+        {"sizes": 7},
+        {"sizes": []},
+        {"colour": "red"},
+        {"width": None},
+    ],
+)
 def test_defaults_that_no_request_may_have_are_refused(folder, values):
     (folder / "studio_defaults.json").write_text(json.dumps(values))
     assert refused(folder).key == "model_bad_defaults"
@@ -266,8 +314,13 @@ def test_defaults_that_no_request_may_have_are_refused(folder, values):
 
 @pytest.mark.parametrize(
     ("name", "shift", "family", "steps", "guidance"),
-    [("Z-Image-Turbo", 6.0, "turbo", 8, 0.0), ("foo", 3.0, "turbo", 8, 0.0), ("foo", 6.0, "base", 28, 4.0), ("foo", 2.0, "other", 8, 0.0)],
-)  # fmt: skip
+    [
+        ("Z-Image-Turbo", 6.0, "turbo", 8, 0.0),
+        ("foo", 3.0, "turbo", 8, 0.0),
+        ("foo", 6.0, "base", 28, 4.0),
+        ("foo", 2.0, "other", 8, 0.0),
+    ],
+)
 def test_the_family_decides_where_the_folder_is_silent(folder, name, shift, family, steps, guidance):
     folder = folder.rename(folder.with_name(name))
     edit(folder / "scheduler" / "scheduler_config.json", shift=shift)

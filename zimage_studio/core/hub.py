@@ -14,7 +14,7 @@ from zimage_studio.records.progress import Progress
 log = logging.getLogger(__name__)
 
 PATTERNS = ["*.json", "*.txt", "*.safetensors", "*.model", "*.jinja"]
-LOOKUP_TIMEOUT_S = 4.0
+LOOKUP_TIMEOUT_S = 3.0
 POLL_S = 0.1
 STOP_WAIT_S = 1.0
 

@@ -132,7 +132,7 @@ class ModelService:
         return self._data / "models.json"
 
     def _added(self) -> tuple[str, ...]:
-        """What was added, as remembered. Raises ModelError when the file is not ours."""
+        """What was added, as remembered. A file that is not ours is set aside, or nothing could be listed any more."""
         if not self._remembered.is_file():
             return ()
         try:
@@ -140,7 +140,10 @@ class ModelService:
             if data["schema"] != SCHEMA or not all(isinstance(source, str) for source in data["models"]):
                 raise ValueError(f"schema {data['schema']!r}")
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ModelError("model_header", value=self._remembered.name) from error
+            aside = self._remembered.with_suffix(".json.damaged")
+            log.warning("%s cannot be read (%s); it is kept as %s", self._remembered.name, error, aside.name)
+            self._remembered.replace(aside)
+            return ()
         return tuple(data["models"])
 
     def _scan(self) -> Iterator[str]:
@@ -149,7 +152,7 @@ class ModelService:
             if (folder / "model_index.json").is_file():
                 yield str(folder)
             elif folder.is_dir():
-                for path in sorted(folder.iterdir()):
+                for path in _children(folder):
                     known = path.suffix in (".safetensors", ".gguf") or (path / "model_index.json").is_file()
                     if known and not path.name.startswith("."):
                         yield str(path)
@@ -264,6 +267,14 @@ class ModelService:
 
     def _by_source(self, source: str) -> ModelArtifact:
         return next(a for a in self.list() if a.path == source or _same_place(a, source))
+
+
+def _children(folder: Path) -> Sequence[Path]:
+    try:
+        return sorted(folder.iterdir())
+    except OSError as error:
+        log.warning("%s cannot be listed: %s", folder, error)
+        return ()
 
 
 def identify_quietly(source: str) -> Kind | None:
