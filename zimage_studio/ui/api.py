@@ -46,6 +46,7 @@ def lang_of(request: gr.Request) -> Lang:
 
 def _generation(studio: Studio) -> list[Any]:
     def generate_image(
+        request: gr.Request,
         prompt: str,
         negative_prompt: str = "",
         seed: str = "",
@@ -55,8 +56,7 @@ def _generation(studio: Studio) -> list[Any]:
         guidance: float | None = None,
         count: int = 1,
         model: str = "",
-        request: gr.Request = None,  # type: ignore[assignment]
-    ) -> tuple[list[dict], list[dict]]:
+    ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         """Make images. Empty values come from the model's defaults; `model` is a key of /models, empty: the default.
 
         `seed` is text, 0 to 2^64-1; empty or -1 draws one. Image i has seed + i. Returns the PNG files, which carry
@@ -70,15 +70,15 @@ def _generation(studio: Studio) -> list[Any]:
         return [_file(image.path) for image in images], [forms.result_entry(image) for image in images]
 
     def generate(
+        request: gr.Request,
         prompt: str,
         resolution: str = OFFICIAL_RESOLUTION,
         seed: int = 42,
         steps: int = 8,
         shift: float = 3.0,
         random_seed: bool = True,
-        gallery_images: list[dict] | None = None,
-        request: gr.Request = None,  # type: ignore[assignment]
-    ) -> tuple[list[dict], str, int]:
+        gallery_images: list[dict[str, Any]] | None = None,
+    ) -> tuple[list[dict[str, Any]], str, int]:
         """The same call as the official Z-Image-Turbo Space, for clients written for it.
 
         `resolution` reads `WIDTHxHEIGHT ( RATIO )`. Returns the gallery (newest first, then those of
@@ -96,7 +96,7 @@ def _generation(studio: Studio) -> list[Any]:
         used = images[0].recipe.request.seed
         return [{"image": _file(path), "caption": None} for path in paths], str(used), used
 
-    def stop(request: gr.Request = None) -> int:  # type: ignore[assignment]
+    def stop(request: gr.Request) -> int:
         """Stop everything this client has waiting or running, within one step. Returns how many jobs that was."""
         return studio.generation.stop(session_of(request))
 
@@ -104,17 +104,17 @@ def _generation(studio: Studio) -> list[Any]:
 
 
 def _history(studio: Studio) -> list[Any]:
-    def history(search: str = "", page: int = 1, rows: int = 24, request: gr.Request = None) -> dict:  # type: ignore[assignment]
+    def history(request: gr.Request, search: str = "", page: int = 1, rows: int = 24) -> dict[str, Any]:
         """Saved images, newest first: {"total": n, "images": [...]}. `search` is matched literally in the prompt."""
         with errors_as_answers(lang_of(request)):
             images, total = studio.images.page(search=search, page=page, rows=rows)
         return {"total": total, "images": [forms.history_entry(image) for image in images]}
 
-    def image(id: str, request: gr.Request = None) -> dict:  # type: ignore[assignment]  # noqa: A002
+    def image(request: gr.Request, id: str) -> dict[str, Any]:
         """The original PNG of one image, by its id."""
         return _file(_get(studio, id, request).path)
 
-    def delete_image(id: str, request: gr.Request = None) -> bool:  # type: ignore[assignment]  # noqa: A002
+    def delete_image(request: gr.Request, id: str) -> bool:
         """Delete one image for good. Returns true."""
         found = _get(studio, id, request)
         with errors_as_answers(lang_of(request)):
@@ -125,11 +125,13 @@ def _history(studio: Studio) -> list[Any]:
 
 
 def _state(studio: Studio) -> list[Any]:
-    def models() -> list[dict]:
+    def models() -> list[dict[str, Any]]:
         """The models that can be asked for, with their defaults."""
-        return [model.public() for model in studio.models.list()]
+        # Without their paths: Gradio's clients take any object with a "path" for a file and try to download it.
+        listed = [model.public() for model in studio.models.list()]
+        return [{name: value for name, value in model.items() if name != "path"} for model in listed]
 
-    def status(request: gr.Request = None) -> dict:  # type: ignore[assignment]
+    def status(request: gr.Request) -> dict[str, Any]:
         """What the device does now: phase, model, what is being loaded and how far (0 to 1), and why it failed."""
         state, lang = studio.manager.state, lang_of(request)
         return {
@@ -143,9 +145,7 @@ def _state(studio: Studio) -> list[Any]:
     return [models, status]
 
 
-def _run(
-    studio: Studio, values: Mapping[str, object], model: object, request: gr.Request
-) -> tuple[StoredImage, ...]:
+def _run(studio: Studio, values: Mapping[str, object], model: object, request: gr.Request) -> tuple[StoredImage, ...]:
     """Submit, forward the progress, wait for the end. Raises gr.Error with the sentence."""
     lang = lang_of(request)
     with errors_as_answers(lang):

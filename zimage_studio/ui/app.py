@@ -15,7 +15,10 @@ from zimage_studio.ui.texts import Texts
 ASSETS = Path(__file__).parent / "assets"
 CHIP_S = 2.0
 SWEEP_S = (3600, 24 * 3600)
-FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "PingFang SC", "Microsoft YaHei", "Noto Sans CJK SC", "sans-serif")  # fmt: skip
+FONTS = (
+    "system-ui", "-apple-system", "Segoe UI", "Roboto", "PingFang SC", "Microsoft YaHei", "Noto Sans CJK SC",
+    "sans-serif",
+)  # fmt: skip
 MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
 
 
@@ -24,8 +27,9 @@ def build_page(studio: Studio, lang: Lang, *, with_api: bool) -> gr.Blocks:
     t = Texts(lang)
     with gr.Blocks(analytics_enabled=False, title=t("app_name"), fill_width=True, delete_cache=SWEEP_S) as page:
         with gr.Row(elem_classes="zs-header"):
-            gr.HTML(present.header(t))
+            gr.HTML(present.name(t))
             chip = gr.HTML(present.chip(studio.manager.state, "", t), elem_id="zs-chip")
+            gr.HTML(present.language_link(t))
         with gr.Tabs(elem_id="zs-tabs") as tabs:
             with gr.Tab(t("tab_generate"), id="generate"):
                 controls = add_generate_tab(studio, t)
@@ -48,9 +52,12 @@ def theme() -> gr.themes.Base:
     """Neutral greys, one accent, the fonts of the machine: nothing is fetched from elsewhere."""
     accent, grey = gr.themes.colors.teal, gr.themes.colors.zinc
     return gr.themes.Base(
-        primary_hue=accent, secondary_hue=grey, neutral_hue=grey, font=[_font(n) for n in FONTS], font_mono=[_font(n) for n in MONO],
+        primary_hue=accent, secondary_hue=grey, neutral_hue=grey,
+        font=[_font(name) for name in FONTS], font_mono=[_font(name) for name in MONO],
         radius_size=gr.themes.sizes.radius_md, spacing_size=gr.themes.sizes.spacing_md,
     ).set(
+        body_text_color_subdued="*neutral_500", body_text_color_subdued_dark="*neutral_400",
+        input_placeholder_color="*neutral_400", input_placeholder_color_dark="*neutral_500",
         body_background_fill="*neutral_50", body_background_fill_dark="#111113",
         background_fill_primary="white", background_fill_primary_dark="#19191c",
         block_background_fill="white", block_background_fill_dark="#19191c",
@@ -58,7 +65,7 @@ def theme() -> gr.themes.Base:
         block_label_text_color="*neutral_600", block_label_text_color_dark="*neutral_400",
         block_title_text_color="*neutral_600", block_title_text_color_dark="*neutral_300",
         block_title_text_weight="500", block_shadow="none", block_shadow_dark="none",
-        input_background_fill="white", input_background_fill_dark="#212125",
+        input_background_fill="*neutral_50", input_background_fill_dark="#212125",
         input_border_color="*neutral_300", input_border_color_dark="#35353b",
         input_border_color_focus="*primary_500", input_border_color_focus_dark="*primary_500",
         button_primary_background_fill="*primary_700", button_primary_background_fill_hover="*primary_800",
@@ -67,7 +74,7 @@ def theme() -> gr.themes.Base:
         button_secondary_background_fill="white", button_secondary_background_fill_hover="*neutral_100",
         button_secondary_background_fill_dark="#26262b", button_secondary_background_fill_hover_dark="#303037",
         button_secondary_border_color="*neutral_300", button_secondary_border_color_dark="#3a3a41",
-        button_border_width="1px",
+        button_border_width="1px", button_medium_text_weight="500", button_small_text_weight="400",
     )  # fmt: skip
 
 

@@ -37,7 +37,8 @@ _RESOLUTION = re.compile(r"\s*(\d{1,6})\s*[x×*]\s*(\d{1,6})\s*(\(.*\))?\s*", re
 def to_values(*widgets: object) -> dict[str, object]:
     """The widgets of FIELDS, in that order, as the values of a request; an empty number means the model's own."""
     values = dict(zip(FIELDS, widgets, strict=True))
-    return {name: None if value == "" and name not in ("prompt", "negative_prompt") else value for name, value in values.items()}  # fmt: skip
+    texts = ("prompt", "negative_prompt")
+    return {name: None if value == "" and name not in texts else value for name, value in values.items()}
 
 
 def from_recipe(recipe: Recipe) -> dict[str, object]:
@@ -85,7 +86,9 @@ def _own_examples(folder: Path, lang: Lang) -> tuple[str, ...]:
         except (OSError, ValueError):
             continue
         prompts = data.get(lang, ()) if isinstance(data, dict) else ()
-        return tuple(p if isinstance(p, str) else str(p.get("prompt", "")) for p in prompts if isinstance(p, str | dict))
+        return tuple(
+            p if isinstance(p, str) else str(p.get("prompt", "")) for p in prompts if isinstance(p, str | dict)
+        )
     return ()
 
 

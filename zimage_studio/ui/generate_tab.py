@@ -125,7 +125,7 @@ def add_generate_tab(studio: Studio, t: Texts) -> Controls:
     return controls
 
 
-def refresh_models(studio: Studio) -> Update:
+def refresh_models(studio: Studio) -> Any:
     """The choices of the model picker as they are now, for when the page is opened."""
     return gr.update(choices=_choices(studio.models.list()))
 
@@ -147,7 +147,7 @@ def _controls(models: tuple[ModelArtifact, ...], default: ModelArtifact | None, 
         )  # fmt: skip
     with gr.Row(elem_classes="zs-go"):
         generate = gr.Button(t("generate"), variant="primary", elem_id="zs-generate", scale=3, min_width=120)
-        stop = gr.Button(t("stop"), elem_id="zs-stop", scale=1, min_width=80)
+        stop = gr.Button(t("stop"), elem_id="zs-stop", scale=1, min_width=80, interactive=False)
     with gr.Row(elem_classes="zs-examples"):
         prompts = forms.examples(default, t.lang)
         examples = tuple(gr.Button(text, size="sm", min_width=0, elem_classes="zs-example") for text in prompts)
@@ -206,7 +206,9 @@ def _stage(t: Texts) -> Stage:
         download = gr.DownloadButton(t("download"), size="md", min_width=140, elem_id="zs-download")
         again = gr.Button(t("again"), size="md", min_width=140, elem_id="zs-again")
     recipe = gr.HTML(visible=False, elem_id="zs-recipe")
-    return Stage(html=html, gallery=gallery, actions=actions, download=download, again=again, recipe=recipe, ids=gr.State([]))  # fmt: skip
+    return Stage(
+        html=html, gallery=gallery, actions=actions, download=download, again=again, recipe=recipe, ids=gr.State([])
+    )
 
 
 def _negative_note(guidance: float, t: Texts) -> str:
@@ -238,14 +240,16 @@ def _wire_model(studio: Studio, controls: Controls, t: Texts) -> None:
         prompts = forms.examples(artifact, t.lang)
         return {
             controls.model_note: present.model_note(artifact, t),
-            controls.sizes: gr.update(choices=forms.size_choices(defaults), value=forms.size_key(defaults.width, defaults.height)),
+            controls.sizes: gr.update(
+                choices=forms.size_choices(defaults), value=forms.size_key(defaults.width, defaults.height)
+            ),
             controls.width: defaults.width,
             controls.height: defaults.height,
             controls.steps: defaults.steps,
             controls.guidance: defaults.guidance,
             controls.negative_note: _negative_note(defaults.guidance, t),
             **dict(zip(controls.examples, prompts, strict=False)),
-        }  # fmt: skip
+        }
 
     outputs = [controls.model_note, controls.sizes, controls.width, controls.height, controls.steps]
     outputs += [controls.guidance, controls.negative_note, *controls.examples]
@@ -272,7 +276,7 @@ def _wire_generation(studio: Studio, controls: Controls, stage: Stage, t: Texts)
         with errors_as_toasts(t):
             return {**controls.show(studio.images.get(ids[0]).recipe), controls.seed: ""}
 
-    outputs = [*stage.outputs, controls.last_seed, controls.seed_note]
+    outputs = [*stage.outputs, controls.last_seed, controls.seed_note, controls.stop]
     inputs = [*controls.fields, controls.model]
     controls.generate.click(on_generate, inputs, outputs, trigger_mode="once", **PRIVATE)
     controls.stop.click(on_stop, None, None, **PRIVATE)
@@ -285,23 +289,28 @@ def _watch(job: GenerationJob, controls: Controls, stage: Stage, t: Texts) -> It
     request = job.batch.first
     aspect = request.width / request.height
     view = last = job.view
-    yield {**stage.working(present.stage_working(view, aspect, t)), **_seed_shown(job, controls, t)}
+    yield {**stage.working(present.stage_working(view, aspect, t)), **_started(job, controls, t)}
     while not view.finished:
         last = view if view.preview is not None else replace(view, preview=last.preview)
         version, view = view.version, job.wait_change(view.version, WATCH_S)
         if not view.finished and view.version != version:
             yield {stage.html: present.stage_working(view, aspect, t)}
             time.sleep(FRAME_S)
-    yield _outcome(view, last, aspect, stage, t)
+    yield {**_outcome(view, last, aspect, stage, t), controls.stop: gr.update(interactive=False)}
     if view.error is not None:
         raise toast(view.error, t)
     if view.state == "failed" and view.error is None:
         raise plain_toast(t("stage_bug"), t)
 
 
-def _seed_shown(job: GenerationJob, controls: Controls, t: Texts) -> Update:
+def _started(job: GenerationJob, controls: Controls, t: Texts) -> Update:
+    """The seed is known before the first step; Stop can be pressed."""
     seed = job.batch.first.seed
-    return {controls.last_seed: str(seed), controls.seed_note: present.seed_note(seed, t)}
+    return {
+        controls.last_seed: str(seed),
+        controls.seed_note: present.seed_note(seed, t),
+        controls.stop: gr.update(interactive=True),
+    }
 
 
 def _outcome(view: JobView, last: JobView, aspect: float, stage: Stage, t: Texts) -> Update:

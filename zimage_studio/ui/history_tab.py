@@ -9,7 +9,7 @@ from zimage_studio.services.images import StoredImage
 from zimage_studio.services.studio import Studio
 from zimage_studio.ui import present
 from zimage_studio.ui.doors import errors_as_toasts, shown
-from zimage_studio.ui.generate_tab import LOCAL, PRIVATE, Controls, Update
+from zimage_studio.ui.generate_tab import PRIVATE, Controls, Update
 from zimage_studio.ui.texts import Texts
 
 PAGE_ROWS = 24
@@ -65,7 +65,7 @@ def _widgets(t: Texts) -> History:
             )
             made["gallery"] = gr.Gallery(
                 label=t("history_images"), show_label=False, interactive=False, allow_preview=False, columns=4,
-                object_fit="cover", height="auto", buttons=[], elem_id="zs-history-gallery",
+                object_fit="cover", height="auto", buttons=[], fit_columns=False, elem_id="zs-history-gallery",
             )  # fmt: skip
             with gr.Row(elem_classes="zs-pager"):
                 made["newer"] = gr.Button(t("newer"), size="sm", min_width=60, interactive=False)
@@ -96,7 +96,18 @@ def _wire_list(studio: Studio, view: History, tab: gr.Tab, t: Texts) -> None:
         with errors_as_toasts(t):
             images, total = studio.images.page(search=search, page=page, rows=PAGE_ROWS)
         pages = max(1, -(-total // PAGE_ROWS))
-        return _page(view, studio, images, total, page, pages, search, t)
+        if page > pages:  # the last image of the last page was deleted
+            return show(search, pages)
+        entries = [(shown(studio.images.thumbnail(image)), present.alt_text(image)) for image in images]
+        return {
+            view.gallery: gr.update(value=entries, selected_index=None, visible=total > 0),
+            view.newer: gr.update(interactive=page > 1),
+            view.older: gr.update(interactive=page < pages),
+            view.words: present.page_words(total, page, pages, search, t),
+            view.page: page,
+            view.ids: [image.id for image in images],
+            view.hint: gr.update(value=present.note(t("history_pick")) if total else ""),
+        }
 
     def first(search: str) -> Update:
         return show(search, 1)
@@ -115,21 +126,6 @@ def _wire_list(studio: Studio, view: History, tab: gr.Tab, t: Texts) -> None:
     view.delete_yes.click(_deleter(studio, view, t), view.chosen, view.detail_outputs, **PRIVATE).success(
         show, [view.search, view.page], outputs, **PRIVATE
     )
-
-
-def _page(
-    view: History, studio: Studio, images: tuple[StoredImage, ...], total: int, page: int, pages: int, search: str, t: Texts
-) -> Update:  # fmt: skip
-    entries = [(shown(studio.images.thumbnail(image)), present.alt_text(image)) for image in images]
-    return {
-        view.gallery: gr.update(value=entries, selected_index=None, visible=total > 0),
-        view.newer: gr.update(interactive=page > 1),
-        view.older: gr.update(interactive=page < pages),
-        view.words: present.page_words(total, page, pages, search, t),
-        view.page: page,
-        view.ids: [image.id for image in images],
-        view.hint: gr.update(value=present.note(t("history_pick")) if total else ""),
-    }
 
 
 def _wire_detail(studio: Studio, view: History, controls: Controls, tabs: gr.Tabs, t: Texts) -> None:

@@ -28,20 +28,23 @@ def escape(value: object) -> str:
     return html.escape(text)
 
 
-def header(t: Texts) -> str:
-    """Name and language link."""
+def name(t: Texts) -> str:
+    """The name, as the heading of the page."""
+    return f'<h1 class="zs-name">{escape(t("app_name"))}</h1>'
+
+
+def language_link(t: Texts) -> str:
+    """The way to the page in the other language."""
     other = "zh" if t.lang == "en" else "en"
     return (
-        f'<div class="zs-head"><span class="zs-name">{escape(t("app_name"))}</span>'
         f'<a class="zs-lang" href="/lang/{other}" hreflang="{other}" lang="{other}"'
-        f' aria-label="{escape(t("other_language_label"))}">{escape(t("other_language"))}</a></div>'
+        f' title="{escape(t("other_language_label"))}">{escape(t("other_language"))}</a>'
     )
 
 
 def chip(state: ManagerState, model_name: str, t: Texts) -> str:
     """The model and what the device does, in a few words."""
-    name = model_name or state.model
-    words = t(f"chip_{state.phase}", model=name, percent=round(100 * state.fraction))
+    words = t(f"chip_{state.phase}", model=model_name or state.model, percent=round(100 * state.fraction))
     title = state.why.text(t.lang) if state.why is not None else (say(state.note, t.lang) if state.note else "")
     return (
         f'<div class="zs-chip zs-{state.phase}" role="status" title="{escape(title)}">'
@@ -102,16 +105,17 @@ def recipe(stored: StoredImage, t: Texts) -> str:
         (t("recipe_guidance"), f"{request.guidance:g}"),
         (t("recipe_shift"), "" if request.shift is None else f"{request.shift:g}"),
         (t("recipe_negative"), escape(request.negative_prompt) if request.guidance > 0 else ""),
-        (t("recipe_model"), f"{escape(made.model.name)} <small>{escape(made.model.sha256[:12])}</small>"),
+        (t("recipe_model"), f"{escape(made.model.name)} {_short_hash(made.model.sha256, 8)}"),
         (t("recipe_seconds"), escape(duration(outcome.seconds, t))),
         (t("recipe_device"), escape(made.numerics.device)),
         (t("recipe_created"), escape(_local_minute(made))),
-        (t("recipe_hash"), f'<small title="{escape(outcome.pixels_sha256)}">{escape(outcome.pixels_sha256[:16])}…</small>'),
+        (t("recipe_hash"), _short_hash(outcome.pixels_sha256, 16)),
     ]
     cells = "".join(f"<div><dt>{escape(name)}</dt><dd>{value}</dd></div>" for name, value in rows if value)
+    summary, whole = escape(t("recipe_json")), escape(pretty_json(made))
     return (
         f'<div class="zs-recipe"><p class="zs-prompt">{escape(request.prompt)}</p><dl>{cells}</dl>'
-        f"<details><summary>{escape(t('recipe_json'))}</summary><pre tabindex=0>{escape(pretty_json(made))}</pre></details></div>"
+        f"<details><summary>{summary}</summary><pre tabindex=0>{whole}</pre></details></div>"
     )
 
 
@@ -192,6 +196,10 @@ def _frame(inner: str, kind: str) -> str:
     return f'<div class="zs-stage zs-stage-{kind}"{live}>{inner}</div>'
 
 
+def _short_hash(sha256: str, shown: int) -> str:
+    return f'<small title="{escape(sha256)}">{escape(sha256[:shown])}…</small>'
+
+
 def _local_minute(made: Recipe) -> str:
     return datetime.fromisoformat(made.created).astimezone().strftime("%Y-%m-%d %H:%M")
 
@@ -204,10 +212,11 @@ def _parameters(number: int, t: Texts) -> str:
 
 
 def _bytes(number: int, t: Texts) -> str:
-    return t("model_bytes_gb", gb=f"{number / 1e9:.1f}") if number >= 10**9 else t("model_bytes", mb=f"{number / 1e6:.1f}")
+    if number >= 10**9:
+        return t("model_bytes_gb", gb=f"{number / 1e9:.1f}")
+    return t("model_bytes", mb=f"{number / 1e6:.1f}")
 
 
 def error_text(sentence: str) -> str:
     """A sentence for a toast: toasts are HTML, so `<` in a value must be escaped to be seen."""
     return escape(sentence)
-
