@@ -202,8 +202,12 @@ def check_call(path: str, body: bytes, pages: Mapping[str, Blocks]) -> None:
     data = _json(body)
     if page is None:
         raise Refused(404, "web.not_found")
+    if call and call[2]:
+        _check_endpoint(page, call[3])
+        return
+    _check_frame(data)
     if call:
-        _check_endpoint(page, call[3], None if call[2] else data.get("data"))
+        _check_arguments(_check_endpoint(page, call[3]), data["data"])
     else:
         _check_event(page, data)
 
@@ -218,15 +222,29 @@ def _json(body: bytes) -> dict[str, Any]:
     return data
 
 
-def _check_endpoint(page: Blocks, name: str, arguments: object) -> None:
-    public = {fn.api_name: fn for fn in page.fns.values() if fn.api_name and fn.api_visibility != "private"}
+def _check_frame(data: dict[str, Any]) -> None:
+    """`data` is a list; around it stands what can be written as text again (FastAPI quotes it in its refusals)."""
+    if not isinstance(data.get("data"), list):
+        raise Refused(422, "web.bad_arguments", why="data must be a list")
+    try:
+        json.dumps(
+            {key: value for key, value in data.items() if key != "data"}, allow_nan=False, ensure_ascii=False
+        ).encode()
+    except ValueError as error:
+        raise Refused(422, "web.bad_json") from error
+
+
+def _check_endpoint(page: Blocks, name: str) -> BlockFunction:
+    public = {str(fn.api_name): fn for fn in page.fns.values() if fn.api_name and fn.api_visibility != "private"}
     if name not in public:
-        known = sorted(str(key) for key, fn in public.items() if fn.api_visibility == "public")
+        known = sorted(key for key, fn in public.items() if fn.api_visibility == "public")
         raise Refused(404, "web.unknown_api", value=name, known=", ".join(known))
-    fn = public[name]
-    if isinstance(arguments, list) and len(arguments) not in (len(fn.inputs), _shown_inputs(fn)):
-        why = f"{name} takes {_shown_inputs(fn)}, got {len(arguments)}"
-        raise Refused(422, "web.bad_arguments", why=why)
+    return public[name]
+
+
+def _check_arguments(fn: BlockFunction, arguments: list[object]) -> None:
+    if len(arguments) not in (len(fn.inputs), _shown_inputs(fn)):
+        raise Refused(422, "web.bad_arguments", why=f"{fn.api_name} takes {_shown_inputs(fn)}, got {len(arguments)}")
 
 
 def _shown_inputs(fn: BlockFunction) -> int:
@@ -240,4 +258,5 @@ def _check_event(page: Blocks, data: dict[str, Any]) -> None:
     if isinstance(session, str) and session in holder:
         known = holder[session].blocks_config.fns
     if isinstance(number, bool) or not isinstance(number, int) or number not in known:
-        raise Refused(404 if isinstance(number, int) else 422, "web.bad_event", value=number)
+        whole = isinstance(number, int) and not isinstance(number, bool)
+        raise Refused(404 if whole else 422, "web.bad_event", value=number)

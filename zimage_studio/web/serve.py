@@ -67,6 +67,7 @@ class Composition:
     studio: StudioLike
     pages: Mapping[Lang, gr.Blocks]
     looks: Mapping[Lang, Look] = field(default_factory=dict)
+    make_link: Callable[[Path], PublicLink] = PublicLink
 
 
 @dataclass(slots=True)
@@ -237,7 +238,7 @@ def run_studio(
     studio, pages = composition.studio, composition.pages
     door = Door(Hosts.from_settings(settings), Accounts(logins) if logins else None)
     app = create_app(settings, studio, pages, cache=cache, door=door, looks=composition.looks)
-    link = PublicLink(settings.data) if settings.share else None
+    link = composition.make_link(settings.data) if settings.share else None
     return serve(app, studio, pages, sock, door, link=link, announce=announce, lang=settings.lang)
 
 
