@@ -1,5 +1,6 @@
 """The list of models: keys, folders, what is remembered, hashes, and who lends parts to whom."""
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -227,6 +228,52 @@ def test_a_spoiled_memory_of_added_models_is_set_aside(models, tmp_path):
     assert (tmp_path / "data" / "models.json.damaged").read_text() == '{"schema": 9}'
     listed.add(str(models / "Random Z-Image"))
     assert len(listed.list()) == 4
+
+
+def test_a_single_file_without_a_family_is_drawn_like_its_lender(models, tmp_path):
+    folder = models / "Random Z-Image"
+    (folder / "studio_defaults.json").write_text('{"width": 128, "height": 128, "steps": 6, "sizes": [[128, 128]]}')
+    (models / "z-image-q8.gguf").rename(models / "mine.gguf")
+    listed = service(tmp_path, models)
+    assert listed.get("mine").defaults == listed.get("random-z-image").defaults
+    assert listed.get("mine").defaults.steps == 6
+
+
+@pytest.fixture
+def hub_copy(saved: Path, tmp_path: Path) -> Path:
+    """Z-Image-Turbo as huggingface_hub keeps it: blobs under their hashes, and a snapshot of links."""
+    repository = tmp_path / "data" / "hub" / "models--Tongyi-MAI--Z-Image-Turbo"
+    snapshot = repository / "snapshots" / ("0" * 40)
+    (repository / "blobs").mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(snapshot.name)
+    for path in (p for p in (saved / "Random Z-Image").rglob("*") if p.is_file()):
+        blob = repository / "blobs" / hashlib.sha256(path.read_bytes()).hexdigest()
+        shutil.copy(path, blob)
+        link = snapshot / path.relative_to(saved / "Random Z-Image")
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(blob)
+    return snapshot
+
+
+def test_a_cached_hub_model_is_ready_offline_and_lends_its_parts(hub_copy, models, tmp_path):
+    listed = service(tmp_path, models / "z-image-q8.gguf", models)
+    turbo = listed.get("z-image-turbo")
+    assert (turbo.missing, turbo.path) == ("", "Tongyi-MAI/Z-Image-Turbo")
+    local = listed.identity(turbo, silent)
+    assert (local.path, local.kind, local.key) == (str(hub_copy), "hub", "z-image-turbo")
+    assert listed.identity(listed.get("random-z-image"), silent).sha256 == local.sha256
+    assert listed.parts_for(listed.get("z_image_turbo_bf16")) == hub_copy
+
+
+def test_a_flipped_bit_in_a_hub_model_is_noticed_by_the_hash_the_hub_published(hub_copy, tmp_path):
+    listed = service(tmp_path)
+    weights = (hub_copy / "vae" / "diffusion_pytorch_model.safetensors").resolve()
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(ModelError, match=r"vae/diffusion_pytorch_model\.safetensors is damaged"):
+        listed.identity(listed.get("z-image-turbo"), silent)
 
 
 def test_what_is_printed_is_the_contract_of_the_command_line(models, tmp_path):

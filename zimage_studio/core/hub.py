@@ -2,8 +2,9 @@
 
 import contextlib
 import logging
+import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ log = logging.getLogger(__name__)
 
 PATTERNS = ["*.json", "*.txt", "*.safetensors", "*.model", "*.jinja"]
 LOOKUP_TIMEOUT_S = 3.0
+SHA256 = re.compile(r"[0-9a-f]{64}")
 POLL_S = 0.1
 STOP_WAIT_S = 1.0
 
@@ -37,6 +39,15 @@ def cached(repo_id: str, cache: Path | None) -> Path | None:
             if (Path(found) / "model_index.json").is_file():
                 return Path(found)
     return None
+
+
+def published_hashes(files: Mapping[str, Path]) -> dict[str, str]:
+    """The sha256 that the hub published for those of `files` that it stores as large files (all weights).
+
+    The cache keeps each such file under its hash and links to it, so the name of the link's target tells.
+    """
+    targets = {name: path.resolve().name for name, path in files.items()}
+    return {name: target for name, target in targets.items() if SHA256.fullmatch(target)}
 
 
 def find_or_download(repo_id: str, *, cache: Path, progress: Progress, offline: bool = False) -> Path:

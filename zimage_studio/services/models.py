@@ -69,7 +69,7 @@ class ModelService:
                 if source not in paths:
                     paths.add(source)
                     artifacts += self._entry(source, keys)
-            return tuple(artifacts)
+            return tuple(self._with_lent_defaults(artifact, artifacts) for artifact in artifacts)
 
     def get(self, key: str, *, allow_paths: bool = False) -> ModelArtifact:
         """The model with this key or name; with `allow_paths` also one at a path or with a hub id.
@@ -122,7 +122,7 @@ class ModelService:
         """
         if artifact.kind not in ("single_file", "gguf"):
             return None
-        lender = self._lender(artifact)
+        lender = self._lender(artifact, self.list())
         return None if lender is None else lender.root
 
     # --- how it is done
@@ -219,15 +219,24 @@ class ModelService:
     def _with_hash(self, artifact: ModelArtifact, facts: Facts, progress: Progress) -> ModelArtifact:
         files = dict(facts.files)
         manifest = manifest_of(facts.root) if facts.kind == "folder" else None
-        lender = self._lender(artifact) if facts.kind in ("single_file", "gguf") else None
+        if artifact.kind == "hub":
+            manifest = hub.published_hashes(files)
+        lender = self._lender(artifact, self.list()) if facts.kind in ("single_file", "gguf") else None
         if lender is not None:
             files |= parts_files(lender)
         sha256 = fingerprint(files, cache=self._hashes, manifest=manifest, progress=progress)
         return replace(artifact, sha256=sha256)
 
-    def _lender(self, artifact: ModelArtifact) -> Facts | None:
+    def _with_lent_defaults(self, artifact: ModelArtifact, models: Sequence[ModelArtifact]) -> ModelArtifact:
+        """A single file whose name tells no family is drawn like the folder whose parts it uses."""
+        if artifact.kind not in ("single_file", "gguf") or artifact.family != "other" or artifact.missing:
+            return artifact
+        lender = self._lender(artifact, models)
+        return artifact if lender is None else replace(artifact, family=lender.family, defaults=lender.defaults)
+
+    def _lender(self, artifact: ModelArtifact, models: Sequence[ModelArtifact]) -> Facts | None:
         file = self._facts(artifact.path)
-        candidates = [a for a in self.list() if a.kind in ("folder", "hub") and not a.missing]
+        candidates = [a for a in models if a.kind in ("folder", "hub") and not a.missing]
         candidates.sort(key=lambda a: a.family != artifact.family)
         for candidate in candidates:
             folder = hub.cached(candidate.path, self._hub_cache) if candidate.kind == "hub" else Path(candidate.path)
