@@ -85,10 +85,8 @@ def _own_examples(folder: Path, lang: Lang) -> tuple[str, ...]:
             data = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             continue
-        prompts = data.get(lang, ()) if isinstance(data, dict) else ()
-        return tuple(
-            p if isinstance(p, str) else str(p.get("prompt", "")) for p in prompts if isinstance(p, str | dict)
-        )
+        prompts = data.get(lang) if isinstance(data, dict) else None
+        return tuple(p for p in prompts if isinstance(p, str) and p) if isinstance(prompts, list) else ()
     return ()
 
 

@@ -153,8 +153,10 @@ def model_note(artifact: ModelArtifact | None, t: Texts) -> str:
         parts.append(_parameters(artifact.parameters, t))
     if artifact.bytes:
         parts.append(_bytes(artifact.bytes, t))
-    if artifact.kind == "hub" and artifact.sha256 is None:
+    if artifact.missing == "missing.not_downloaded":
         parts.append(t("model_hub"))
+    elif artifact.missing:
+        parts.append(say(artifact.missing, t.lang))
     if artifact.parent:
         parts.append(t("model_made_from", parent=artifact.parent[:12]))
     return note(" · ".join(parts))
