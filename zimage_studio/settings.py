@@ -1,6 +1,7 @@
 """The only reader of environment and config file: option, then ZIMAGE_*, then DATA/settings.toml, then default."""
 
 import dataclasses
+import ipaddress
 import os
 import tomllib
 from collections.abc import Callable, Mapping
@@ -75,7 +76,10 @@ class Settings:
     @property
     def loopback(self) -> bool:
         """Whether only this machine can connect."""
-        return self.host in LOOPBACK or self.host.startswith("127.")
+        try:
+            return ipaddress.ip_address(self.host.strip("[]")).is_loopback
+        except ValueError:
+            return self.host == "localhost"
 
 
 def load_settings(options: Mapping[str, object], environ: Mapping[str, str] = os.environ) -> Settings:

@@ -178,8 +178,11 @@ def test_b98_wrong_keywords_are_422(plain: Server, body: dict[str, object]) -> N
     assert "Traceback" not in response.text
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"null", b'"x"', b"\xff\xfe", b"[" * 50_000, b'{"data": NaN}',
-    b'{"data": ["x"], "session_hash": NaN}', b'{"data": ["x"], "session_hash": "\\ud83d"}', b'{"data": {"a": 1}}'])  # fmt: skip
+BROKEN = [b"", b"{", b"[]", b"null", b'"x"', b"\xff\xfe", b"[" * 50_000, b'{"data": NaN}', b'{"data": {"a": 1}}',
+    b'{"data": ["x"], "session_hash": NaN}', b'{"data": ["x"], "session_hash": "\\ud83d"}']  # fmt: skip
+
+
+@pytest.mark.parametrize("body", BROKEN)
 def test_s2_broken_json_is_422(plain: Server, body: bytes) -> None:
     response = httpx.post(plain.url + ECHO, content=body, headers={"Content-Type": "application/json"})
     assert response.status_code == 422

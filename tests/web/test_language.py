@@ -12,8 +12,8 @@ BROWSER = {"Accept": "text/html,application/xhtml+xml"}
 
 @pytest.mark.parametrize(
     ("header", "chinese"),
-    [("zh-CN,zh;q=0.9,en;q=0.8", True), ("en-US,en;q=0.9,zh;q=0.8", False), ("de,zh;q=0.5,en;q=0.4", True), ("de", None),
-     ("", None), ("zh;q=0", None), ("en;q=x,zh", True), ("," * 5000, None)],
+    [("zh-CN,zh;q=0.9,en;q=0.8", True), ("en-US,en;q=0.9,zh;q=0.8", False), ("de,zh;q=0.5,en;q=0.4", True),
+     ("de", None), ("", None), ("zh;q=0", None), ("en;q=x,zh", True), ("," * 5000, None)],
 )  # fmt: skip
 def test_the_browsers_wish_is_read_by_weight(header: str, chinese: bool | None) -> None:
     assert prefers_chinese(header) is chinese

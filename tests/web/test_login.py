@@ -30,7 +30,19 @@ def log_in(server: Server) -> httpx.Client:
     return server.client(cookies=token)
 
 
-ALL_ROUTES = ["/", "/zh/", "/config", "/zh/config", "/theme.css", "/favicon.ico", "/robots.txt", "/assets/x.js", "/static/x", "/lang/zh", "/gradio_api/info", "/gradio_api/app_id", "/gradio_api/login_check", "/gradio_api/user", "/gradio_api/queue/data", "/gradio_api/heartbeat/abc", "/gradio_api/call/echo/1", "/gradio_api/file=/etc/passwd", "/gradio_api/upload_progress", "/gradio_api/startup-events", "/openapi.json", "/monitoring", "/pwa_icon/1", "/logout", "/nothing", "/login/../config", "//config", "/%2e/config", "/login%2f..%2fconfig"]
+ALL_ROUTES = [
+    *["/", "/zh/", "/config", "/zh/config", "/theme.css", "/favicon.ico", "/robots.txt", "/assets/x.js", "/static/x"],
+    *[
+        "/gradio_api/info",
+        "/gradio_api/app_id",
+        "/gradio_api/login_check",
+        "/gradio_api/user",
+        "/gradio_api/queue/data",
+    ],
+    *["/gradio_api/heartbeat/abc", "/gradio_api/call/echo/1", "/gradio_api/file=/etc/passwd", "/lang/zh", "/logout"],
+    *["/gradio_api/upload_progress", "/gradio_api/startup-events", "/openapi.json", "/monitoring", "/pwa_icon/1"],
+    *["/nothing", "/login/../config", "//config", "/%2e/config", "/login%2f..%2fconfig"],
+]
 
 
 @pytest.mark.parametrize("path", ALL_ROUTES)

@@ -1,5 +1,6 @@
 """Stopping: by a signal, twice, on a taken port, and under supervisor."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -23,9 +24,10 @@ def start_slow(server: Server, seconds: float) -> tuple[threading.Thread, list[s
     answers: list[str] = []
 
     def read() -> None:
-        answers.append(httpx.get(f"{server.url}/gradio_api/call/slow/{event}", timeout=30).text)
+        with contextlib.suppress(httpx.HTTPError):  # a server that ends at once breaks the stream
+            answers.append(httpx.get(f"{server.url}/gradio_api/call/slow/{event}", timeout=30).text)
 
-    reader = threading.Thread(target=read)
+    reader = threading.Thread(target=read, daemon=True)
     reader.start()
     time.sleep(0.5)
     return reader, answers
@@ -54,7 +56,7 @@ def test_r8_a_running_call_finishes_new_work_is_refused_and_the_status_is_0(tmp_
 
 def test_r8_a_call_that_takes_too_long_is_cut_and_a_second_signal_ends_at_once(tmp_path: Path) -> None:
     with running(tmp_path / "data") as server:
-        start_slow(server, 600)[0].daemon = True
+        start_slow(server, 600)
         children = psutil.Process(server.process.pid).children(recursive=True)
         server.process.send_signal(signal.SIGTERM)
         time.sleep(0.5)
@@ -85,11 +87,16 @@ def test_f42_a_taken_port_ends_with_98_and_one_line(tmp_path: Path) -> None:
     assert time.monotonic() - start < 10
 
 
-@pytest.mark.parametrize(
-    ("options", "text"),
-    [(["--host", "0.0.0.0"], "--auth"), (["--share"], "--auth"), (["--port", "abc"], "abc"), (["--auth", "ana"], "USER:PASSWORD"),
-     (["--lang", "fr"], "en, zh")],
-)  # fmt: skip
+REFUSED = [
+    (["--host", "0.0.0.0"], "--auth"),
+    (["--share"], "--auth"),
+    (["--port", "abc"], "abc"),
+    (["--auth", "ana"], "USER:PASSWORD"),
+    (["--lang", "fr"], "en, zh"),
+]
+
+
+@pytest.mark.parametrize(("options", "text"), REFUSED)
 def test_refused_options_end_with_2_and_one_sentence(tmp_path: Path, options: list[str], text: str) -> None:
     result = run_app("--data", str(tmp_path), *options)
     assert result.returncode == 2
@@ -125,7 +132,7 @@ def test_the_supervisor_configuration_starts_stops_and_restarts(tmp_path: Path) 
     """The repository's own file, with folders of the test and the small application."""
     port = free_port()
     text = (ROOT / "supervisord.conf").read_text()
-    text = text.replace("startsecs=25", "startsecs=3").replace("user=", ";user=")
+    text = text.replace("startsecs=25", "startsecs=1").replace("user=", ";user=")
     text = text.replace("%(here)s/app.py", str(SMALL_APP)).replace("%(here)s", str(tmp_path))
     text = text.replace("%(here)s/.venv/bin/python", sys.executable).replace(
         f"{tmp_path}/.venv/bin/python", sys.executable
@@ -143,7 +150,6 @@ def test_the_supervisor_configuration_starts_stops_and_restarts(tmp_path: Path) 
         wait_until_up(server)
         second = int(supervisorctl(tmp_path, "pid", "zimage-studio"))
         assert second not in (first, 0)
-        time.sleep(3)
         assert "RUNNING" in supervisorctl(tmp_path, "status")
         supervisorctl(tmp_path, "stop", "zimage-studio")
         assert "STOPPED" in supervisorctl(tmp_path, "status")

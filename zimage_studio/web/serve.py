@@ -14,7 +14,8 @@ from typing import Any, Protocol
 import gradio as gr
 from fastapi import APIRouter, FastAPI
 from fastapi.middleware.cors import CORSMiddleware
-from starlette.routing import Route
+from gradio.routes import App as GradioApp
+from starlette.routing import Mount, Route
 
 from zimage_studio.errors import UserError
 from zimage_studio.messages import Lang, say
@@ -183,7 +184,6 @@ def _lifespan(cache: Path) -> Callable[[FastAPI], contextlib.AbstractAsyncContex
 def serve(
     app: FastAPI,
     studio: StudioLike,
-    pages: Mapping[Lang, gr.Blocks],
     sock: socket.socket,
     door: Door,
     *,
@@ -195,8 +195,9 @@ def serve(
     """Serve in the main thread until a signal, then stop in order. Returns the exit status: 0 for a requested stop."""
 
     def release_streams() -> None:
-        for page in pages.values():
-            page.app.stop_event.set()  # else the heartbeats of open pages hold the server up
+        for route in app.routes:
+            if isinstance(route, Mount) and isinstance(route.app, GradioApp):
+                route.app.stop_event.set()  # else the heartbeats of open pages hold the server up
 
     def on_up() -> None:
         host, port = sock.getsockname()[:2]
@@ -239,7 +240,7 @@ def run_studio(
     door = Door(Hosts.from_settings(settings), Accounts(logins) if logins else None)
     app = create_app(settings, studio, pages, cache=cache, door=door, looks=composition.looks)
     link = composition.make_link(settings.data) if settings.share else None
-    return serve(app, studio, pages, sock, door, link=link, announce=announce, lang=settings.lang)
+    return serve(app, studio, sock, door, link=link, announce=announce, lang=settings.lang)
 
 
 def _close(gate: Gate, studio: StudioLike) -> None:

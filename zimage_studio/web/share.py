@@ -18,8 +18,7 @@ from pathlib import Path
 
 import httpx
 
-from zimage_studio.errors import UserError
-from zimage_studio.messages import Lang, say
+from zimage_studio.messages import CATALOGUES, Lang, say
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +38,7 @@ class ShareError(Exception):
 
     def text(self, lang: Lang) -> str:
         """The whole sentence."""
-        return UserError("share_failed", why=say(self.key, lang, **self.values)).text(lang)
+        return CATALOGUES[lang]["share_failed"].format(why=say(self.key, lang, **self.values))
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +68,7 @@ class TunnelProgram:
             raise ShareError("share_no_binary")
         if hashlib.sha256(self.path.read_bytes()).hexdigest() != self.sha256:
             self.path.unlink()
-            raise ShareError("share_checksum", value=self.path)
+            raise ShareError("share_checksum", value=self.path.name)
         return self.path
 
 
