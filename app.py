@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TextIO
 from zimage_studio.errors import UserError
 from zimage_studio.messages import LANGS, Lang, say
 from zimage_studio.settings import AUTO_LOGIN, Settings, load_settings
-from zimage_studio.web.environment import prepare_environment
+from zimage_studio.web.environment import prepare_environment, without_collector
 from zimage_studio.web.login import AUTO_USER, check_exposure, read_logins
 from zimage_studio.web.port import PortTakenError, listen
 
@@ -59,7 +59,8 @@ def _run(settings: Settings, compose: "Callable[[Settings], Composition]") -> in
     cache = prepare_environment(settings)
     if made:
         _say(sys.stdout, say("login_made", settings.lang, user=AUTO_USER, value=made))
-    composition = compose(settings)
+    with without_collector():
+        composition = compose(settings)
 
     from zimage_studio.web.serve import run_studio
 

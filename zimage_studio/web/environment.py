@@ -1,8 +1,10 @@
 """Prepares the process before Gradio is imported: private folders, no telemetry, nothing importable beside us."""
 
+import contextlib
+import gc
 import os
 import tempfile
-from collections.abc import MutableMapping
+from collections.abc import Iterator, MutableMapping
 from pathlib import Path
 
 from zimage_studio.errors import StorageError
@@ -37,3 +39,18 @@ def prepare_environment(settings: Settings, environ: MutableMapping[str, str] = 
     tempfile.tempdir = None  # the standard library keeps the first answer; ask again
     os.chdir(empty)
     return cache
+
+
+@contextlib.contextmanager
+def without_collector() -> Iterator[None]:
+    """No garbage collection while the application is imported and built; afterwards what stands is left alone.
+
+    The imports make some millions of objects that stay: looking through them again and again takes a sixth of the
+    start.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()

@@ -100,11 +100,11 @@ class StudioServer(uvicorn.Server):
 
     async def _stop_when_asked(self) -> None:
         await self._stopping.wait()
-        log.info("stopping: no new work; the running image finishes")
+        log.info("stopping: no new work; what runs may finish")
         threading.Thread(target=_give_up, name="give-up", daemon=True).start()
         self._close_gate()
         finished = await asyncio.to_thread(self._finish)
-        log.info("the running image was %s", "finished" if finished else "stopped")
+        log.info("nothing runs any more%s", "" if finished else "; the running image was stopped")
         await asyncio.sleep(LAST_RESULTS_S)
         if self._link is not None:
             self._link_task.cancel()
