@@ -60,7 +60,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     _wait_for(url)
     studio.manager.start()
     yield Served(url, studio, model)
-    server.should_exit = True
+    server.should_exit = server.force_exit = True  # open event streams would hold it up
     studio.begin_stop()
     studio.finish(20)
     studio.close()

@@ -83,7 +83,7 @@ def test_the_original_file_comes_back_byte_for_byte(client: Client, served: Serv
 
 
 def test_progress_reaches_the_client(client: Client, served: Served):
-    job = client.submit("a fish", **SMALL | {"steps": 60}, model=served.model, api_name="/generate_image")
+    job = client.submit("a fish", **SMALL | {"steps": 20}, model=served.model, api_name="/generate_image")
     notes = set()
     while not job.done():
         notes |= {unit.desc for unit in job.status().progress_data or []}

@@ -9,10 +9,12 @@ from zimage_studio.services.images import StoredImage
 from zimage_studio.services.studio import Studio
 from zimage_studio.ui import present
 from zimage_studio.ui.doors import errors_as_toasts, shown
-from zimage_studio.ui.generate_tab import PRIVATE, Controls, Update
+from zimage_studio.ui.generate_tab import LOCAL, PRIVATE, Controls, Update
 from zimage_studio.ui.texts import Texts
 
 PAGE_ROWS = 24
+SCROLL_TO_DETAIL = """() => { if (innerWidth <= 860)
+    setTimeout(() => document.querySelector(".zs-detail")?.scrollIntoView({behavior: "smooth"}), 150); }"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +139,9 @@ def _wire_detail(studio: Studio, view: History, controls: Controls, tabs: gr.Tab
         with errors_as_toasts(t):
             return {**controls.show(studio.images.get(chosen).recipe), tabs: gr.update(selected="generate")}
 
-    view.gallery.select(on_select, view.ids, view.detail_outputs, **PRIVATE)
+    view.gallery.select(on_select, view.ids, view.detail_outputs, **PRIVATE).success(
+        None, None, None, js=SCROLL_TO_DETAIL, **LOCAL
+    )
     view.use.click(on_use, view.chosen, [*controls.fields, controls.model, tabs], **PRIVATE)
     view.delete.click(lambda: gr.update(visible=True), None, view.question, **PRIVATE)
     view.delete_no.click(lambda: gr.update(visible=False), None, view.question, **PRIVATE)
