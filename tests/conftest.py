@@ -14,6 +14,13 @@ ROOT = Path(__file__).parent.parent
 TINY = ROOT / "zimage_studio" / "tiny" / "model"
 
 
+def pytest_configure() -> None:
+    """Before the first test module imports transformers."""
+    from zimage_studio.core.torch_environment import prepare_torch
+
+    prepare_torch()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def few_threads() -> None:
     """Two threads for torch: more only fight each other on a shared machine."""

@@ -2,8 +2,10 @@
 
 import gc
 import platform
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import diffusers
 import torch
@@ -27,6 +29,7 @@ class LoadedModel:
     artifact: ModelArtifact
     pipeline: ZImagePipeline
     to_rgb: LatentToRgb
+    scheduler_config: Mapping[str, Any]
 
 
 class TorchEngine:
@@ -42,12 +45,18 @@ class TorchEngine:
             artifact, device=self._device, dtypes=None, parts=parts, hub_cache=self._hub_cache, progress=progress
         )
         pipeline.set_progress_bar_config(disable=True)
-        return LoadedModel(artifact, pipeline, LatentToRgb.fit(pipeline.vae))
+        return LoadedModel(artifact, pipeline, LatentToRgb.fit(pipeline.vae), dict(pipeline.scheduler.config))
 
     def draw(self, model: LoadedModel, request: GenerationRequest, progress: Progress) -> Sample:
         """One image. Raises what `sampling.sample` raises, with out-of-memory as a UserError."""
         try:
-            return sample(model.pipeline, request, to_rgb=model.to_rgb, progress=progress)
+            return sample(
+                model.pipeline,
+                request,
+                scheduler_config=model.scheduler_config,
+                to_rgb=model.to_rgb,
+                progress=progress,
+            )
         except (torch.OutOfMemoryError, MemoryError):
             pass  # the traceback pins the job's tensors: leave the block before freeing
         self.collect()

@@ -27,14 +27,14 @@ class LatentToRgb:
     bias_3: Tensor
 
     @classmethod
-    @torch.no_grad()
     def fit(cls, vae: AutoencoderKL) -> Self:
         """Least squares over encodings of smooth random colour fields (seeded, so equal models agree)."""
         generator = torch.Generator("cpu").manual_seed(0)
         coarse = torch.rand((FIELD_COUNT, 3, 6, 6), generator=generator) * 2 - 1
         fields = F.interpolate(coarse, size=(FIELD_PX, FIELD_PX), mode="bilinear", align_corners=False)
         device, dtype = next(vae.parameters()).device, vae.dtype
-        encoded = vae.encode(fields.to(device, dtype)).latent_dist.mode().float().cpu()
+        with torch.no_grad():
+            encoded = vae.encode(fields.to(device, dtype)).latent_dist.mode().float().cpu()
         latents = (encoded - (vae.config.shift_factor or 0.0)) * vae.config.scaling_factor
         rgb = F.adaptive_avg_pool2d((fields + 1) / 2, latents.shape[-2:])
         flat_latents = latents.movedim(1, -1).flatten(0, 2)

@@ -6,6 +6,7 @@ future fixes of diffusers apply unchanged. Studio adds the start noise, the prev
 
 import hashlib
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -77,10 +78,10 @@ def sequence_length(pipeline: ZImagePipeline, request: GenerationRequest) -> int
     return -(-max(counts.values()) // TOKEN_STEP) * TOKEN_STEP
 
 
-def fresh_scheduler(pipeline: ZImagePipeline, shift: float | None) -> FlowMatchEulerDiscreteScheduler:
-    """A scheduler without the last job's state, optionally with another time shift."""
+def fresh_scheduler(config: Mapping[str, Any], shift: float | None) -> FlowMatchEulerDiscreteScheduler:
+    """A scheduler of the model's own `config` without the last job's state, optionally with another time shift."""
     changes = {} if shift is None else {"shift": shift}
-    return FlowMatchEulerDiscreteScheduler.from_config(pipeline.scheduler.config, **changes)
+    return FlowMatchEulerDiscreteScheduler.from_config(dict(config), **changes)
 
 
 @dataclass(slots=True)
@@ -118,10 +119,16 @@ def clean_estimate(before_1CHW: Tensor, after_1CHW: Tensor, sigmas: Tensor, inde
 
 
 def sample(
-    pipeline: ZImagePipeline, request: GenerationRequest, *, to_rgb: LatentToRgb, progress: Progress
+    pipeline: ZImagePipeline,
+    request: GenerationRequest,
+    *,
+    scheduler_config: Mapping[str, Any],
+    to_rgb: LatentToRgb,
+    progress: Progress,
 ) -> Sample:
     """Draw one image.
 
+    `scheduler_config` is the model's own, as loaded: the pipeline's present scheduler may be another job's.
     `progress` counts steps; raising Cancelled from it ends the work there and leaves the pipeline usable.
     Raises InvalidInputError (prompt longer than 512 tokens), NonFiniteError (NaN or infinity in a latent or in
     the picture, or a picture of one single colour), torch.OutOfMemoryError.
@@ -129,7 +136,7 @@ def sample(
     started = time.perf_counter()
     progress(0, request.steps, "note.encoding")
     length = sequence_length(pipeline, request)
-    pipeline.scheduler = fresh_scheduler(pipeline, request.shift)
+    pipeline.scheduler = fresh_scheduler(scheduler_config, request.shift)
     noise = start_noise(request, pipeline.transformer.config.in_channels, pipeline.vae_scale_factor)
     watch = _Watch(request, progress, to_rgb, noise)
     try:
@@ -169,7 +176,10 @@ def numerics(pipeline: ZImagePipeline, length: int) -> Numerics:
     device = torch.device(pipeline._execution_device)
     return Numerics(
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        dtypes={name: str(getattr(pipeline, name).dtype).removeprefix("torch.") for name in ("text_encoder", "transformer", "vae")},
+        dtypes={
+            name: str(getattr(pipeline, name).dtype).removeprefix("torch.")
+            for name in ("text_encoder", "transformer", "vae")
+        },
         attention_backend=_attention_backend(pipeline),
         memory={},
         scheduler={"class": type(scheduler).__name__, **_plain(scheduler.config)},
@@ -185,4 +195,8 @@ def _attention_backend(pipeline: ZImagePipeline) -> str:
 
 def _plain(config: Any) -> dict[str, object]:
     """The public, JSON-ready part of a diffusers config."""
-    return {k: v for k, v in dict(config).items() if not k.startswith("_") and isinstance(v, bool | int | float | str | None)}
+    return {
+        k: v
+        for k, v in dict(config).items()
+        if not k.startswith("_") and isinstance(v, bool | int | float | str | None)
+    }

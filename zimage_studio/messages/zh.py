@@ -15,6 +15,7 @@ ZH: dict[str, str] = {
     "field.page": "页码",
     "field.size": "尺寸",
     "field.image": "图片",
+    "field.profile": "显存方案",
     "field.file": "文件",
     "field.caption_width": "文本特征宽度",
     "field.latent_channels": "潜空间通道数",

@@ -32,5 +32,4 @@ class ModelArtifact:
 
     def public(self) -> dict[str, object]:
         """What the API and the command line print."""
-        data = asdict(self)
-        return {name: data[name] for name in ("key", "kind", "path", "sha256", "parent", "parameters", "bytes", "name", "family", "missing", "defaults")}  # fmt: skip
+        return asdict(self)

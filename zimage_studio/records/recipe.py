@@ -2,17 +2,23 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Self
+from dataclasses import asdict, dataclass
+from typing import ClassVar, Self
 
-from zimage_studio.records.request import GenerationRequest
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from zimage_studio.errors import InvalidInputError
+from zimage_studio.records.request import STRICT, GenerationRequest
 
 SCHEMA = 1
+MAX_COMPLAINTS = 5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelIdentity:
     """Which weights: `sha256` decides, key and name are for people; `parent` is the hash it was made from."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     key: str
     name: str
@@ -28,6 +34,8 @@ class Numerics:
     the switches that change numbers (empty: none); `noise` says where the start noise was drawn.
     """
 
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
     device: str
     dtypes: Mapping[str, str]
     attention_backend: str
@@ -42,6 +50,8 @@ class Numerics:
 class Outcome:
     """What came out: sha256 of the RGB bytes and of the final latent (float32), and the time it took."""
 
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
     pixels_sha256: str
     latents_sha256: str
     seconds: float
@@ -54,6 +64,8 @@ class Recipe:
     `stack` maps library to version (studio, torch, diffusers, transformers, python, platform).
     `index` is the place in its batch. `parent` is the pixel hash of the image this one was made from.
     """
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     request: GenerationRequest
     model: ModelIdentity
@@ -77,32 +89,18 @@ class Recipe:
     def from_json(cls, source: str) -> Self:
         """Read what `to_json` wrote. Raises ValueError on another schema, unknown keys or wrong values."""
         data = json.loads(source)
-        if not isinstance(data, dict) or data.get("schema") != SCHEMA:
-            raise ValueError(f"The recipe has schema {data.get('schema') if isinstance(data, dict) else data!r}; this version reads {SCHEMA}.")
-        data.pop("schema")
-        return cls(
-            **_known(cls, data)
-            | {
-                "request": GenerationRequest(**_known(GenerationRequest, data.get("request"))),
-                "model": ModelIdentity(**_known(ModelIdentity, data.get("model"))),
-                "numerics": _numerics(data.get("numerics")),
-                "outcome": Outcome(**_known(Outcome, data.get("outcome"))),
-            }
-        )
+        schema = data.pop("schema", None) if isinstance(data, dict) else None
+        if schema != SCHEMA:
+            raise ValueError(f"The recipe has schema {schema!r}; this version reads {SCHEMA}.")
+        try:
+            return TypeAdapter(cls).validate_json(json.dumps(data))
+        except InvalidInputError as error:
+            raise ValueError(str(error)) from error
+        except ValidationError as error:
+            raise ValueError(_short(error)) from error
 
 
-def _numerics(data: object) -> Numerics:
-    known = _known(Numerics, data)
-    sigmas = known.get("sigmas")
-    if not isinstance(sigmas, list):
-        raise ValueError("The recipe's numerics.sigmas is not a list.")
-    return Numerics(**known | {"sigmas": tuple(float(s) for s in sigmas)})
-
-
-def _known(cls: type, data: object) -> dict[str, object]:
-    if not isinstance(data, dict):
-        raise ValueError(f"The recipe's {cls.__name__} is not an object.")
-    names = {f.name for f in fields(cls)}
-    if unknown := data.keys() - names:
-        raise ValueError(f"The recipe has unknown keys {sorted(unknown)} in {cls.__name__}.")
-    return data
+def _short(error: ValidationError) -> str:
+    """The first few complaints, each with the place of its value."""
+    complaints = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_url=False)]
+    return "The recipe cannot be read: " + "; ".join(sorted(complaints, key=lambda c: "required" in c)[:MAX_COMPLAINTS])

@@ -2,11 +2,17 @@
 
 import re
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
+from typing import ClassVar
+
+from pydantic import ConfigDict
 
 from zimage_studio.errors import InvalidInputError
 from zimage_studio.records.checks import real, text, whole
+
+STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+"""How records are read back from JSON: unknown keys and other types are refused."""
 
 SIDE_STEP_PX = 16
 MIN_SIDE_PX, MAX_SIDE_PX = 64, 4096
@@ -30,6 +36,8 @@ class GenerationRequest:
     `shift` is the time shift of the flow-matching scheduler; None keeps the model's own.
     Raises InvalidInputError on any value outside its bounds.
     """
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     prompt: str
     seed: int
@@ -84,7 +92,7 @@ def _check_size(width: int, height: int) -> None:
         raise InvalidInputError("too_narrow", field="width", width=width, height=height, high=MAX_ASPECT)
 
 
-_BOUNDS = {
+_BOUNDS: dict[str, Callable[[str, object], float]] = {
     "seed": lambda name, value: whole(name, value, 0, MAX_SEED),
     "width": _side,
     "height": _side,
@@ -148,6 +156,10 @@ def parse_batch(values: Mapping[str, object], defaults: ModelDefaults) -> Batch:
 
 def parse_seed(value: object) -> int:
     """A seed in 0 .. 2^64-1; empty, None and -1 draw one in 0 .. 2^32-1 (short enough to read aloud)."""
-    if value is None or (isinstance(value, str) and value.strip() in ("", "-1")) or (value == -1 and value is not True):
+    if (
+        value is None
+        or (isinstance(value, str) and value.strip() in ("", "-1"))
+        or (not isinstance(value, bool) and value == -1)
+    ):
         return secrets.randbelow(2**32)
     return whole("seed", value, 0, MAX_SEED)

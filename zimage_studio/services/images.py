@@ -19,7 +19,7 @@ from zimage_studio.core.metadata.png import read_own_recipe, write_png
 from zimage_studio.errors import InvalidInputError, StorageError, UserError
 from zimage_studio.records.checks import whole
 from zimage_studio.records.recipe import Recipe
-from zimage_studio.services.files import replace_durably
+from zimage_studio.services.files import replace_durably, sweep_temporaries
 
 THUMBNAIL_PX = 320
 MAX_PAGE_ROWS = 200
@@ -99,7 +99,8 @@ class ImageStore:
         size = whole("count", rows, 1, MAX_PAGE_ROWS)
         if not isinstance(search, str):
             raise InvalidInputError("bad_text", field="prompt", value=repr(search))
-        where, values = "", ()
+        where: str = ""
+        values: tuple[str, ...] = ()
         if search.strip():
             escaped = search.strip().replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
             where, values = "WHERE prompt LIKE ? ESCAPE '\\'", (f"%{escaped}%",)
@@ -154,8 +155,7 @@ class ImageStore:
 
     def _sweep(self) -> None:
         """After a crash: remove half-written files, take up files without a row, drop rows without a file."""
-        for stale in self._folder.glob("**/*.tmp"):
-            stale.unlink(missing_ok=True)
+        sweep_temporaries(self._folder)
         with self._connect() as connection:
             known = dict(connection.execute("SELECT file, id FROM images").fetchall())
         on_disk = {str(path.relative_to(self._folder)): path for path in self._folder.glob("????-??/*.png")}
@@ -165,5 +165,3 @@ class ImageStore:
         lost = [(known[name],) for name in known.keys() - on_disk.keys()]
         with self._write_lock, self._connect() as connection:
             connection.executemany("DELETE FROM images WHERE id = ?", lost)
-
-

@@ -66,6 +66,9 @@ class Studio:
 
 def torch_engine(settings: Settings) -> Engine:
     """The real engine. Imported here, on the owner thread, so that the page is up before torch is."""
+    from zimage_studio.core.torch_environment import prepare_torch
+
+    prepare_torch()
     from zimage_studio.core.engine import TorchEngine
 
     return TorchEngine(hub_cache=settings.data / "hub")

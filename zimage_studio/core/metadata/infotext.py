@@ -43,7 +43,7 @@ def _quoted(value: object) -> str:
 
 
 def parse_infotext(text: str) -> tuple[str, str, dict[str, str]]:
-    """(prompt, negative prompt, pairs) of an infotext; the pairs are empty when the last line holds fewer than three."""
+    """(prompt, negative prompt, pairs) of an infotext; no pairs when the last line holds fewer than three."""
     lines = text.strip().split("\n")
     pairs = {key.strip(): _unquoted(value) for key, value in _PAIR.findall(lines[-1])}
     if len(pairs) < MIN_PAIRS:
@@ -56,7 +56,7 @@ def parse_infotext(text: str) -> tuple[str, str, dict[str, str]]:
     for line in lines:
         if line.startswith("Negative prompt:"):
             into = negative
-            line = line.removeprefix("Negative prompt:").lstrip()  # noqa: PLW2901
+            line = line.removeprefix("Negative prompt:").lstrip()
         into.append(line)
     return "\n".join(prompt).strip(), "\n".join(negative).strip(), pairs
 
