@@ -113,7 +113,7 @@ class Stage:
 def add_generate_tab(studio: Studio, t: Texts) -> Controls:
     """Add widgets and wiring to the Blocks that is being built."""
     models = studio.models.list()
-    default = _find(models, studio.settings.model)
+    default = _find(models, studio.settings.model) or models[0]
     with gr.Row(elem_classes="zs-columns", equal_height=False):
         with gr.Column(scale=0, min_width=300, elem_classes="zs-controls"):
             controls = _controls(models, default, t)
@@ -138,8 +138,8 @@ def _choices(models: tuple[ModelArtifact, ...]) -> list[tuple[str, str]]:
     return [(model.name, model.key) for model in models]
 
 
-def _controls(models: tuple[ModelArtifact, ...], default: ModelArtifact | None, t: Texts) -> Controls:
-    defaults = default.defaults if default is not None else ModelDefaults()
+def _controls(models: tuple[ModelArtifact, ...], default: ModelArtifact, t: Texts) -> Controls:
+    defaults = default.defaults
     with gr.Group(elem_classes="zs-ask"):
         prompt = gr.Textbox(
             label=t("prompt"), placeholder=t("prompt_placeholder"), lines=3, max_lines=10,
@@ -157,7 +157,7 @@ def _controls(models: tuple[ModelArtifact, ...], default: ModelArtifact | None, 
 
 
 def _settings(
-    models: tuple[ModelArtifact, ...], default: ModelArtifact | None, defaults: ModelDefaults, t: Texts
+    models: tuple[ModelArtifact, ...], default: ModelArtifact, defaults: ModelDefaults, t: Texts
 ) -> dict[str, Any]:
     """The numbers have no bounds here: records.request refuses in the page's language, Gradio would in English."""
     made: dict[str, Any] = {}
@@ -189,9 +189,7 @@ def _settings(
         )
         made["negative_note"] = gr.HTML(_negative_note(defaults.guidance, t))
     with gr.Group():
-        made["model"] = gr.Dropdown(
-            _choices(models), value=default.key if default else None, label=t("model"), elem_id="zs-model"
-        )
+        made["model"] = gr.Dropdown(_choices(models), value=default.key, label=t("model"), elem_id="zs-model")
         made["model_note"] = gr.HTML(present.model_note(default, t))
     return made
 

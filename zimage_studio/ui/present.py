@@ -142,10 +142,8 @@ def note(words: str) -> str:
     return f'<p class="zs-note">{escape(words)}</p>'
 
 
-def model_note(artifact: ModelArtifact | None, t: Texts) -> str:
+def model_note(artifact: ModelArtifact, t: Texts) -> str:
     """What the chosen model is, in one line."""
-    if artifact is None:
-        return ""
     parts = []
     if artifact.family != "other":
         parts.append(t(f"model_family_{artifact.family}"))

@@ -37,7 +37,6 @@ EN: dict[str, str] = {
     "model": "Model",
     "model_family_turbo": "Turbo: few steps, no guidance",
     "model_family_base": "Base: more steps, with guidance",
-    "model_family_other": "{name}",
     "model_parameters": "{millions} M parameters",
     "model_parameters_billions": "{billions} B parameters",
     "model_bytes": "{mb} MB",

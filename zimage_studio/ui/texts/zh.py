@@ -37,7 +37,6 @@ ZH: dict[str, str] = {
     "model": "模型",
     "model_family_turbo": "Turbo：步数少，不用引导",
     "model_family_base": "Base：步数较多，使用引导",
-    "model_family_other": "{name}",
     "model_parameters": "{wan} 万参数",
     "model_parameters_billions": "{yi} 亿参数",
     "model_bytes": "{mb} MB",
