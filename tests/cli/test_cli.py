@@ -1,0 +1,134 @@
+"""The command line keeps its contract: one JSON object, sentences for refusals, exit statuses."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.conftest import ROOT, TINY
+from zimage_studio.cli import main
+
+needs_tiny = pytest.mark.skipif(not TINY.is_dir(), reason="the embedded model is not in this checkout")
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> list[str]:
+    return ["--data", str(tmp_path / "data")]
+
+
+def answer(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, object]:
+    assert main([*arguments, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([""], ["prompt is empty"]),
+        (["x", "--size", "1000x512"], ["width", "1000", "992", "1008"]),
+        (["x", "--size", "big"], ["big", "1024x1024"]),
+        (["x", "--steps", "0"], ["number of steps", "0", "1", "200"]),
+        (["x", "--steps", "nan"], ["number of steps", "nan"]),
+        (["x", "--count", "1000000"], ["number of images", "1000000", "64"]),
+        (["x", "--guidance", "inf"], ["guidance", "inf", "20"]),
+        (["x", "--seed", "abc"], ["seed", "'abc'", "18446744073709551615"]),
+        (["x", "--model", "../../etc/passwd"], ["etc/passwd"]),
+        (["x", "--profile", "magic"], ["profile", "magic", "exact"]),
+        (["x", "--nonsense"], ["--nonsense"]),
+        ([], ["prompt"]),
+    ],
+)
+def test_bad_input_is_one_sentence_and_status_2(capsys, data, arguments, words):
+    assert main(["generate", *arguments, *data]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.startswith("error: ") and shown.err.count("\n") == 1
+    for word in words:
+        assert word in shown.err
+
+
+def test_the_sentence_comes_in_chinese_when_asked(capsys, data):
+    assert main(["generate", "x", "--size", "1000x512", "--lang", "zh", *data]) == 2
+    assert "宽度是 1000 像素" in capsys.readouterr().err
+
+
+@needs_tiny
+def test_generate_then_inspect(capsys, data, tmp_path):
+    made = answer(
+        capsys,
+        "generate",
+        "一个红色圆形",
+        "--seed",
+        "7",
+        "--count",
+        "2",
+        "--out",
+        str(tmp_path / "out"),
+        "--offline",
+        *data,
+    )
+    first, second = made["images"]
+    assert (first["seed"], second["seed"]) == (7, 8)
+    assert first["pixels_sha256"] == first["recipe"]["outcome"]["pixels_sha256"]
+    assert Path(first["path"]).parent == tmp_path / "out"
+    with Image.open(first["path"]) as image:
+        assert image.size == (first["recipe"]["request"]["width"], first["recipe"]["request"]["height"])
+    read = answer(capsys, "inspect", first["path"])
+    assert read["dialect"] == "zimage_studio"
+    assert read["recipe"] == first["recipe"]
+    assert (read["converted"], read["unknown"]) == ([], {})
+
+
+@needs_tiny
+def test_models_lists_shows_and_adds(capsys, data, tmp_path):
+    listed = answer(capsys, "models", *data)["models"]
+    assert listed[0]["key"] == "tiny"
+    assert {"key", "kind", "path", "sha256", "parent", "parameters", "bytes"} <= listed[0].keys()
+    shown = answer(capsys, "models", "show", "tiny", *data)["models"][0]
+    assert len(shown["sha256"]) == 64 and shown["parameters"] > 10**6
+    copy = tmp_path / "mine"
+    copy.symlink_to(TINY)
+    added = answer(capsys, "models", "add", str(copy), *data)["models"][0]
+    assert added["key"] in {model["key"] for model in answer(capsys, "models", "list", *data)["models"]}
+
+
+def test_a_path_without_a_model_is_refused(capsys, data, tmp_path):
+    assert main(["models", "add", str(tmp_path / "nothing"), *data]) == 2
+    assert "nothing" in capsys.readouterr().err
+
+
+def test_inspecting_what_is_no_png_is_refused(capsys, data, tmp_path):
+    (tmp_path / "x.png").write_bytes(b"GIF89a")
+    assert main(["inspect", str(tmp_path / "x.png"), *data]) == 2
+    assert "not a PNG" in capsys.readouterr().err
+
+
+@needs_tiny
+def test_ctrl_c_stops_within_a_step_with_status_130(tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "zimage_studio", "generate", "a red circle", "--steps", "200", "--count", "64",
+         "--data", str(tmp_path), "--offline", "--json"],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    deadline = time.monotonic() + 90
+    while not list(tmp_path.glob("images/*/*.png")):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert (process.returncode, out) == (130, b"")
+    assert err.decode().startswith("error: ")
+
+
+def test_help_names_every_command():
+    shown = subprocess.run(
+        [sys.executable, "-m", "zimage_studio", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    for command in ("generate", "inspect", "models"):
+        assert command in shown
