@@ -8,6 +8,7 @@ import torch
 
 from zimage_studio.errors import BusyError, Cancelled, NonFiniteError, UserError
 from zimage_studio.services.generation import GenerationJob
+from zimage_studio.services.manager import CallMeter
 from zimage_studio.services.studio import Studio, build_studio
 
 QUICK = {"prompt": "a red circle", "width": 64, "height": 64, "steps": 2, "guidance": 0}
@@ -195,6 +196,13 @@ def test_stopping_takes_no_new_work_and_lets_the_running_image_finish(random_stu
         random_studio.generation.submit(QUICK, model="one")
     assert random_studio.finish(WAIT_S)
     assert job.view.state == "done"
+
+
+def test_a_second_call_at_the_same_time_would_fail_loudly():
+    meter = CallMeter()
+    with meter.call(), pytest.raises(RuntimeError, match="2 pipeline calls"), meter.call():
+        pass
+    assert (meter.inside, meter.peak) == (0, 2)
 
 
 def test_borrowing_from_another_thread_is_a_bug(random_studio):

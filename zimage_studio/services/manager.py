@@ -62,7 +62,7 @@ class ManagerState:
 
 @dataclass(slots=True)
 class CallMeter:
-    """Counts calls inside the pipeline; `peak` above 1 would be the bug this class exists to show."""
+    """Counts calls inside the pipeline. A second one at the same time is a bug: it fails, and `peak` tells."""
 
     inside: int = 0
     peak: int = 0
@@ -75,7 +75,10 @@ class CallMeter:
             self.inside += 1
             self.total += 1
             self.peak = max(self.peak, self.inside)
+            together = self.inside
         try:
+            if together > 1:
+                raise RuntimeError(f"{together} pipeline calls at once")
             yield
         finally:
             with self._lock:

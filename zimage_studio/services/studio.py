@@ -1,7 +1,9 @@
 """The one place where everything is wired."""
 
+import logging
 import shutil
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +14,8 @@ from zimage_studio.services.images import ImageStore
 from zimage_studio.services.manager import Engine, PipelineManager
 from zimage_studio.services.models import ModelService
 from zimage_studio.settings import Settings
+
+log = logging.getLogger(__name__)
 
 EMBEDDED_MODEL = Path(__file__).parent.parent / "tiny" / "model"
 HEARTBEAT_LIMIT_S = 5.0
@@ -30,7 +34,7 @@ class Studio:
     def start(self) -> None:
         """Start the owner thread and load the default model behind the page."""
         self.manager.start()
-        self.manager.submit(self._warm_up)
+        self.manager.submit(self._warm_up).add_done_callback(_log_bug)
 
     def _warm_up(self) -> None:
         try:
@@ -62,6 +66,12 @@ class Studio:
     def close(self) -> None:
         """End the owner thread."""
         self.manager.close(timeout_s=5.0)
+
+
+def _log_bug(warm_up: "Future[None]") -> None:
+    """Nobody waits for the warm-up: what it did not expect goes to the log, and the state says failed."""
+    if (error := warm_up.exception()) is not None:
+        log.error("the default model could not be loaded", exc_info=error)
 
 
 def torch_engine(settings: Settings) -> Engine:
