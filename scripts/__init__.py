@@ -1,0 +1,1 @@
+"""Programs that are run by hand; nothing in the package imports them."""
