@@ -22,8 +22,10 @@ import typer
 from zimage_studio.core.metadata.inspect import inspect_file
 from zimage_studio.errors import Cancelled, InvalidInputError, UserError
 from zimage_studio.messages import LANGS, Lang, say
+from zimage_studio.records.verdict import Verdict
 from zimage_studio.services.generation import GenerationJob, JobView
 from zimage_studio.services.images import StoredImage
+from zimage_studio.services.replay import read_original
 from zimage_studio.services.studio import Studio, build_studio
 from zimage_studio.settings import Settings, load_settings
 
@@ -49,6 +51,7 @@ ProfileOption = Annotated[
     str, typer.Option("--profile", metavar="NAME", help="Memory profile; `exact` changes nothing.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")]
+FoldersOption = Annotated[list[str] | None, typer.Option("--models", metavar="DIR", help="More folders with models.")]
 OfflineOption = Annotated[bool | None, typer.Option("--offline", help="Never use the network.")]
 
 
@@ -128,14 +131,68 @@ def inspect(
     _Printer(as_json, settings.lang).result(result, json.dumps(result, ensure_ascii=False, indent=2))
 
 
+@app.command()
+def replay(
+    file: Annotated[Path, typer.Argument(help="An image that Studio made.")],
+    seed: Annotated[str | None, typer.Option(help="Another seed.")] = None,
+    prompt: Annotated[str | None, typer.Option(help="Another prompt.")] = None,
+    negative: Annotated[str | None, typer.Option(help="Another negative prompt.")] = None,
+    size: Annotated[str | None, typer.Option(metavar="WxH", help="Another size.")] = None,
+    steps: Annotated[str | None, typer.Option(help="Another number of steps.")] = None,
+    guidance: Annotated[str | None, typer.Option(help="Another guidance.")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Also copy the new image there.")] = None,
+    folders: FoldersOption = None,
+    data: DataOption = None,
+    lang: LangOption = None,
+    offline: OfflineOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make an image again from its recipe and say whether it is the same.
+
+    A changed field keeps the rest. The model is found by its hash.
+    """
+    settings = load_settings({"data": data, "lang": lang, "models": folders, "offline": offline})
+    given = {"seed": seed, "prompt": prompt, "negative_prompt": negative, "steps": steps, "guidance": guidance}
+    overrides = {**{name: value for name, value in given.items() if value is not None}, **_size(size)}
+    printer = _Printer(as_json, settings.lang)
+    with _studio(settings) as studio:
+        verdict = _replay(studio, file, overrides, printer, out)
+    reason = verdict.reason if verdict.verdict == "refused" else say(verdict.reason, settings.lang)
+    printer.result({**verdict.to_dict(), "reason": reason}, _verdict_text(verdict, reason))
+    if verdict.verdict == "refused":
+        raise typer.Exit(REFUSED)
+
+
+def _verdict_text(verdict: Verdict, reason: str) -> str:
+    lines = [f"{verdict.verdict}: {reason}"]
+    lines += [f"  {difference.field}: {difference.then} -> {difference.now}" for difference in verdict.differences]
+    if verdict.psnr_db is not None:
+        apart = f"SSIM {verdict.ssim:.3f}, largest difference {verdict.max_difference}"
+        lines.append(f"  PSNR {verdict.psnr_db:.1f} dB, {apart}")
+    return "\n".join(lines)
+
+
+def _replay(studio: Studio, file: Path, overrides: dict[str, object], printer: _Printer, out: Path | None) -> Verdict:
+    """A refusal about the model or the recipe is a verdict too; bad overrides are refused as everywhere."""
+    try:
+        original = read_original(file)
+        job = studio.replay.start(original, _quiet, overrides=overrides, session="local")
+    except InvalidInputError:
+        raise
+    except UserError as error:
+        return Verdict(verdict="refused", reason=error.text(printer.lang))
+    (made,) = _watch(job, printer)
+    if out is not None:
+        made = _copied(made, out)
+    return studio.replay.verdict(original, made)
+
+
 @models_app.callback()
 def models(
     context: typer.Context,
     data: DataOption = None,
     lang: LangOption = None,
-    folders: Annotated[
-        list[str] | None, typer.Option("--models", metavar="DIR", help="More folders with models.")
-    ] = None,
+    folders: FoldersOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """List the models, show one, or add one."""

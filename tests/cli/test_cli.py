@@ -132,3 +132,24 @@ def test_help_names_every_command():
     ).stdout
     for command in ("generate", "inspect", "models"):
         assert command in shown
+
+
+@needs_tiny
+def test_a_replay_in_a_new_process_is_identical_and_a_changed_seed_is_named(capsys, data, tmp_path):
+    made = answer(capsys, "generate", "a red circle", "--seed", "7", "--offline", *data)
+    path = made["images"][0]["path"]
+    done = subprocess.run(
+        [sys.executable, "-m", "zimage_studio", "replay", path, "--offline", "--json", *data],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    verdict = json.loads(done.stdout)
+    assert (verdict["verdict"], verdict["differences"], verdict["max_difference"]) == ("identical", [], 0)
+    other = answer(capsys, "replay", path, "--seed", "8", "--offline", *data)
+    assert (other["verdict"], other["differences"]) == ("differs", [{"field": "request.seed", "then": 7, "now": 8}])
+    assert {"verdict", "reason", "differences", "psnr_db", "ssim", "max_difference", "path"} <= other.keys()
+
+
+def test_a_replay_of_a_foreign_picture_is_refused_as_a_verdict(capsys, data, tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "x.png")
+    assert main(["replay", str(tmp_path / "x.png"), "--json", *data]) == 2
+    assert json.loads(capsys.readouterr().out)["verdict"] == "refused"

@@ -78,6 +78,14 @@ EN: dict[str, str] = {
     "not_png": "{value} is not a PNG file.",
     "file_too_large": "{value} is {mb} MB; at most {high} MB are read.",
     "file_damaged": "{value} cannot be read: {why}.",
+    # replay
+    "replay.identical": "Identical: every pixel is the same.",
+    "replay.differs": "Different: see the recorded values that are not what they were.",
+    "replay.unexplained": "Different, although nothing recorded differs. Something that is not recorded changed.",
+    "replay.edited": "The replay gives the recorded pixels, but the file holds others: it was changed afterwards.",
+    "no_recipe": "{value} carries no recipe of Studio that this version reads. Try inspect to see what it says.",
+    "model_hash_missing": "The image was made with {value} (hash {sha256}…), which is not here. Add that model, then repeat.",
+    "model_hash_other": "The image was made with {value} of hash {sha256}…; the nearest model here, {nearest}, has other weights. Add the original.",
     # states of the manager
     "state.empty": "No model in memory",
     "state.loading": "Loading {model}",

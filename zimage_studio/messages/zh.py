@@ -78,6 +78,14 @@ ZH: dict[str, str] = {
     "not_png": "{value} 不是 PNG 文件。",
     "file_too_large": "{value} 有 {mb} MB，最多读取 {high} MB。",
     "file_damaged": "{value} 无法读取：{why}。",
+    # replay
+    "replay.identical": "完全一致：每个像素都相同。",
+    "replay.differs": "不一致：请看与记录不同的各项。",
+    "replay.unexplained": "不一致，但记录的各项都相同：有未记录的因素变了。",
+    "replay.edited": "重现得到了记录中的像素，但文件里的像素不同：文件后来被改过。",
+    "no_recipe": "{value} 里没有本版本能读的 Studio 配方。可用 inspect 查看其中的内容。",
+    "model_hash_missing": "这张图片用 {value}（哈希 {sha256}…）生成，这里没有它。请添加该模型后再试。",
+    "model_hash_other": "这张图片用哈希为 {sha256}… 的 {value} 生成；这里最接近的模型 {nearest} 权重不同。请添加原来的模型。",
     # states of the manager
     "state.empty": "内存中没有模型",
     "state.loading": "正在加载 {model}",

@@ -13,6 +13,7 @@ from zimage_studio.services.generation import GenerationService
 from zimage_studio.services.images import ImageStore
 from zimage_studio.services.manager import Engine, PipelineManager
 from zimage_studio.services.models import ModelService
+from zimage_studio.services.replay import ReplayService
 from zimage_studio.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -30,6 +31,7 @@ class Studio:
     manager: PipelineManager
     images: ImageStore
     generation: GenerationService
+    replay: ReplayService
 
     def start(self) -> None:
         """Start the owner thread and load the default model behind the page."""
@@ -99,4 +101,11 @@ def build_studio(settings: Settings, make_engine: Callable[[Settings], Engine] =
         max_waiting=settings.max_waiting,
         max_waiting_per_session=settings.max_waiting_per_session,
     )
-    return Studio(settings=settings, models=models, manager=manager, images=images, generation=generation)
+    return Studio(
+        settings=settings,
+        models=models,
+        manager=manager,
+        images=images,
+        generation=generation,
+        replay=ReplayService(generation, models),
+    )
