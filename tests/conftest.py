@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.live_app import running_app
 from zimage_studio.services.manager import PipelineManager
 from zimage_studio.services.studio import Studio, build_studio
 from zimage_studio.settings import Settings
@@ -51,3 +52,10 @@ def studio(settings: Settings) -> Iterator[Studio]:
 def assert_one_call_at_a_time(manager: PipelineManager) -> None:
     assert manager.meter.peak <= 1, f"{manager.meter.peak} pipeline calls ran at once"
     assert manager.meter.inside == 0, "a pipeline call never returned"
+
+
+@pytest.fixture(scope="module")
+def app_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """One running application, as a real process, for the tests of a module."""
+    with running_app(tmp_path_factory.mktemp("app") / "data") as url:
+        yield url

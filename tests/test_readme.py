@@ -12,9 +12,9 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.skipif(not TINY.is_dir(), reason="the embedded model is not in this checkout")
-def test_the_python_example_makes_an_image(running_app):
+def test_the_python_example_makes_an_image(app_url):
     (example,) = re.findall(r"```python\n(.*?)```", README, flags=re.S)
-    code = example.replace("http://127.0.0.1:7860", running_app)
+    code = example.replace("http://127.0.0.1:7860", app_url)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert re.search(r"\.png 42 Tiny Z-Image", done.stdout)

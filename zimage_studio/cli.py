@@ -107,8 +107,7 @@ def generate(
     }
     printer = _Printer(as_json, settings.lang)
     with _studio(settings) as studio:
-        key = studio.models.get(settings.model, allow_paths=True).key
-        job = studio.generation.submit(values, model=key)
+        job = studio.generation.submit(values, model=studio.settings.model)
         images = _watch(job, printer)
         if out is not None:
             images = tuple(_copied(image, out) for image in images)
@@ -120,14 +119,14 @@ def generate(
 
 @app.command()
 def inspect(
-    file: Annotated[Path, typer.Argument(help="A PNG file.")],
+    file: Annotated[Path, typer.Argument(help="A PNG, JPEG or WebP file.")],
     lang: LangOption = None,
     data: DataOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Say what an image's metadata says: understood, converted, unknown."""
     settings = load_settings({"lang": lang, "data": data})
-    result = inspect_file(file).to_dict()
+    result = inspect_file(file).to_dict(settings.lang)
     _Printer(as_json, settings.lang).result(result, json.dumps(result, ensure_ascii=False, indent=2))
 
 

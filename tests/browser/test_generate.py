@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.browser.conftest import StartApp
+from tests.live_app import running_app
 
 pytestmark = pytest.mark.browser
 PATIENCE_MS = 60_000
@@ -51,11 +51,9 @@ def overflow(page: Page) -> int:
     return int(page.evaluate("document.documentElement.scrollWidth - innerWidth"))
 
 
-def test_a_chinese_prompt_from_the_preview_to_history_after_a_restart(
-    browser: Browser, start_app: StartApp, tmp_path: Path
-):
+def test_a_chinese_prompt_from_the_preview_to_history_after_a_restart(browser: Browser, tmp_path: Path):
     data = tmp_path / "data"
-    with start_app(data) as url, opened(browser, url, locale="zh-CN") as page:
+    with running_app(data) as url, opened(browser, url, locale="zh-CN") as page:
         assert page.url == url + "zh/"  # by the browser's language
         fill(page, PROMPT_ZH, steps=100)
         page.click("#zs-generate")
@@ -73,7 +71,7 @@ def test_a_chinese_prompt_from_the_preview_to_history_after_a_restart(
         finished(page)
         expect(page.locator("#zs-recipe")).to_contain_text(str(2**64 - 1))
         expect(page.locator("#zs-seed-note")).to_contain_text(str(2**64 - 1))
-    with start_app(data) as url, opened(browser, url, locale="zh-CN") as page:
+    with running_app(data) as url, opened(browser, url, locale="zh-CN") as page:
         page.get_by_role("tab", name="历史").click()
         images = page.locator("#zs-history-gallery .thumbnail-item img")
         expect(images).to_have_count(1, timeout=PATIENCE_MS)

@@ -210,3 +210,14 @@ def test_borrowing_from_another_thread_is_a_bug(random_studio):
 
     with pytest.raises(RuntimeError, match="owner thread"), random_studio.manager.borrow("one", silent):
         pass
+
+
+def test_whoever_starts_studio_may_name_a_path_but_visitors_may_not(settings, two_models):
+    from dataclasses import replace
+
+    studio = build_studio(replace(settings, model=str(two_models / "two")))
+    assert studio.settings.model == "two"
+    with pytest.raises(UserError, match="no model called"):
+        studio.generation.submit(QUICK, model=str(two_models / "one"))
+    with pytest.raises(UserError, match="nothing at"):
+        build_studio(replace(settings, model=str(two_models / "three")))

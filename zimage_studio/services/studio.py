@@ -4,7 +4,7 @@ import logging
 import shutil
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from zimage_studio.errors import UserError
@@ -87,12 +87,17 @@ def torch_engine(settings: Settings) -> Engine:
 
 
 def build_studio(settings: Settings, make_engine: Callable[[Settings], Engine] = torch_engine) -> Studio:
-    """Wire the services together; nothing is loaded until `start()`. Tests may bring their own engine."""
+    """Wire the services together; nothing is loaded until `start()`. Tests may bring their own engine.
+
+    `settings.model` may be a path or a hub id here: whoever starts Studio may name any model. In the Studio that is
+    returned it is the model's key. Raises ModelError or UserError when there is no such model.
+    """
     settings.data.mkdir(mode=0o700, parents=True, exist_ok=True)
     images = ImageStore(settings.data / "images", reserve_mb=settings.disk_reserve_mb)
     models = ModelService(
         data=settings.data, folders=settings.models, embedded=EMBEDDED_MODEL, offline=settings.offline
     )
+    settings = replace(settings, model=models.get(settings.model, allow_paths=True).key)
     manager = PipelineManager(lambda: make_engine(settings), models)
     generation = GenerationService(
         manager,
