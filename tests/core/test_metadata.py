@@ -79,9 +79,14 @@ def test_an_infotext_of_another_program_is_converted_and_the_rest_listed(tmp_pat
         "guidance": 4.0,
         "width": 512,
         "height": 768,
+        "model": "x",
     }
-    assert [(c["field"], c["from"], c["to"]) for c in found["converted"]] == [("guidance", "5", 4.0)]
-    assert found["unknown"] == {"Sampler": "DPM++ 2M", "Model": "x"}
+    assert [(c["field"], c["from"], c["to"]) for c in found["converted"]] == [
+        ("guidance", "5", 4.0),
+        ("sampler", "DPM++ 2M", None),
+        ("noise", None, None),
+    ]
+    assert found["unknown"] == {"Sampler": "DPM++ 2M"}
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from zimage_studio.errors import InvalidInputError
 from zimage_studio.records.request import STRICT, GenerationRequest
+from zimage_studio.records.strict_json import loads_strict
 
 SCHEMA = 1
 MAX_COMPLAINTS = 5
@@ -88,7 +89,7 @@ class Recipe:
     @classmethod
     def from_json(cls, source: str) -> Self:
         """Read what `to_json` wrote. Raises ValueError on another schema, unknown keys or wrong values."""
-        data = json.loads(source)
+        data = loads_strict(source)
         schema = data.pop("schema", None) if isinstance(data, dict) else None
         if schema != SCHEMA:
             raise ValueError(f"The recipe has schema {schema!r}; this version reads {SCHEMA}.")

@@ -59,7 +59,7 @@ class GenerationRequest:
             object.__setattr__(self, name, bounds(name, getattr(self, name)))
         if self.shift is not None:
             object.__setattr__(self, "shift", real("shift", self.shift, MIN_SHIFT, MAX_SHIFT))
-        _check_size(self.width, self.height)
+        check_size(self.width, self.height)
 
     def to_dict(self) -> dict[str, object]:
         """All fields, as JSON values."""
@@ -83,7 +83,8 @@ def _side(name: str, value: object) -> int:
     return side
 
 
-def _check_size(width: int, height: int) -> None:
+def check_size(width: int, height: int) -> None:
+    """Refuse a size that is too large in all or too narrow; the sides themselves are checked already."""
     if width * height > MAX_PIXELS:
         raise InvalidInputError(
             "too_many_pixels", field="width", width=width, height=height, pixels=width * height, high=MAX_PIXELS
@@ -99,6 +100,17 @@ _BOUNDS: dict[str, Callable[[str, object], float]] = {
     "steps": lambda name, value: whole(name, value, 1, MAX_STEPS),
     "guidance": lambda name, value: real(name, value, 0.0, MAX_GUIDANCE),
 }
+
+
+def checked(name: str, value: object) -> float | str:
+    """`value` as the field `name` of a request takes it. Raises InvalidInputError on what a request refuses."""
+    if name in ("prompt", "negative_prompt"):
+        words = text(name, value, MAX_PROMPT_CHARS)
+        _refuse_marks(name, words)
+        return words
+    if name == "shift":
+        return real(name, value, MIN_SHIFT, MAX_SHIFT)
+    return _BOUNDS[name](name, value)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -10,8 +10,11 @@ import re
 
 from zimage_studio.records.recipe import Recipe
 
-_PAIR = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
+_PAIR = re.compile(r'(\w[\w \-/]{1,60}):\s{0,8}("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
+"""A1111's own pattern, with bounds, so that no text takes longer than its length."""
 MIN_PAIRS = 3
+MAX_PAIRS_CHARS = 100_000
+_SURE = {"Steps", "Seed", "Sampler", "CFG scale", "Size", "Model"}
 
 
 def to_infotext(recipe: Recipe) -> str:
@@ -43,12 +46,14 @@ def _quoted(value: object) -> str:
 
 
 def parse_infotext(text: str) -> tuple[str, str, dict[str, str]]:
-    """(prompt, negative prompt, pairs) of an infotext; no pairs when the last line holds fewer than three."""
+    """(prompt, negative prompt, pairs) of an infotext.
+
+    As in A1111, a last line of fewer than three pairs belongs to the prompt; unless it holds nothing but keys that
+    no prompt has, such as `Steps: 8, Seed: 5`, which other writers leave behind.
+    """
     lines = text.strip().split("\n")
-    pairs = {key.strip(): _unquoted(value) for key, value in _PAIR.findall(lines[-1])}
-    if len(pairs) < MIN_PAIRS:
-        pairs = {}
-    else:
+    pairs = _pairs(lines[-1])
+    if pairs:
         lines = lines[:-1]
     prompt: list[str] = []
     negative: list[str] = []
@@ -61,10 +66,21 @@ def parse_infotext(text: str) -> tuple[str, str, dict[str, str]]:
     return "\n".join(prompt).strip(), "\n".join(negative).strip(), pairs
 
 
+def _pairs(line: str) -> dict[str, str]:
+    if len(line) > MAX_PAIRS_CHARS:
+        return {}
+    pairs = {key.strip(): _unquoted(value) for key, value in _PAIR.findall(line)}
+    if len(pairs) >= MIN_PAIRS:
+        return pairs
+    sure = pairs.keys() <= _SURE and line.startswith(next(iter(pairs), "\n"))
+    return pairs if sure else {}
+
+
 def _unquoted(value: str) -> str:
-    if value.startswith('"') and value.endswith('"'):
+    value = value.strip()
+    if len(value) > 1 and value.startswith('"') and value.endswith('"'):
         try:
             return str(json.loads(value))
-        except ValueError:
+        except (ValueError, RecursionError):
             return value
-    return value.strip()
+    return value

@@ -5,7 +5,6 @@ file can ask for more than a gigabyte.
 """
 
 import io
-import json
 import struct
 import zlib
 from pathlib import Path
@@ -15,16 +14,18 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from zimage_studio.core.metadata.exif import texts_in_exif
 from zimage_studio.core.metadata.infotext import to_infotext
+from zimage_studio.core.metadata.limits import MAX_PARTS, MAX_TEXT_BYTES, capped, read_capped
 from zimage_studio.errors import UserError
 from zimage_studio.records.recipe import Recipe
 
 OWN_KEY = "zimage_studio"
 INFOTEXT_KEY = "parameters"
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
-MAX_FILE_BYTES = 64 * 2**20
-MAX_TEXT_BYTES = 2 * 2**20
-MAX_CHUNKS = 20_000
+_MAX_KEY_CHARS = 79
+_SLACK = 4096
+"""What a chunk may be longer than the text in it: key, language, compression."""
 
 
 def write_png(pixels_HWC: NDArray[np.uint8], recipe: Recipe) -> bytes:
@@ -44,17 +45,11 @@ def read_texts(path: Path, *, name: str | None = None) -> dict[str, str]:
     the file. The first of several chunks with one key counts.
     """
     shown = name or path.name
-    try:
-        size = path.stat().st_size
-        if size > MAX_FILE_BYTES:
-            raise UserError("file_too_large", value=shown, mb=size // 2**20, high=MAX_FILE_BYTES // 2**20)
-        content = path.read_bytes()
-    except OSError as error:
-        raise UserError("file_damaged", value=shown, why=error.strerror) from error
+    content = read_capped(path, shown)
     if not content.startswith(SIGNATURE):
         raise UserError("not_png", value=shown)
     try:
-        return _texts(content)
+        return texts_in_png(content)
     except (ValueError, struct.error, zlib.error) as error:
         raise UserError("file_damaged", value=shown, why=error) from error
 
@@ -67,32 +62,45 @@ def read_own_recipe(path: Path) -> Recipe | None:
         return None
 
 
-def _texts(content: bytes) -> dict[str, str]:
+def texts_in_png(content: bytes) -> dict[str, str]:
+    """The texts of the chunks, and of the EXIF chunk. Raises ValueError, struct.error or zlib.error."""
     texts: dict[str, str] = {}
     budget = MAX_TEXT_BYTES
+    has_exif = False
     at = len(SIGNATURE)
-    for _ in range(MAX_CHUNKS):
+    for _ in range(MAX_PARTS):
         if at == len(content):
             break  # some programs leave out IEND
         length, kind = struct.unpack_from(">I4s", content, at)
-        data = content[at + 8 : at + 8 + length]
-        if len(data) < length:
+        if at + 8 + length > len(content):
             raise ValueError("it ends in the middle of a chunk")
+        if kind == b"eXIf" and has_exif:
+            kind = b""  # one is allowed
+        has_exif = has_exif or kind == b"eXIf"
+        found = _texts_of(kind, content[at + 8 : at + 8 + min(length, budget + _SLACK)], budget)
         at += 12 + length
         if kind == b"IEND":
             break
-        if kind in _READERS:
-            key, text = _READERS[kind](data, budget)
-            budget -= len(text.encode("utf-8", "replace"))
+        for key, text in found.items():
+            budget = max(0, budget - len(text.encode("utf-8", "replace")))
             texts.setdefault(key, text)
     else:
-        raise ValueError(f"it has more than {MAX_CHUNKS} chunks")
+        raise ValueError(f"it has more than {MAX_PARTS} chunks")
     return texts
+
+
+def _texts_of(kind: bytes, data: bytes, budget: int) -> dict[str, str]:
+    if kind == b"eXIf":
+        return texts_in_exif(capped(data, budget))
+    if kind not in _READERS:
+        return {}
+    key, text = _READERS[kind](data, budget)
+    return {key[:_MAX_KEY_CHARS]: text}
 
 
 def _plain(data: bytes, budget: int) -> tuple[str, str]:
     key, _, text = data.partition(b"\0")
-    return key.decode("latin-1"), _capped(text, budget).decode("latin-1")
+    return key.decode("latin-1"), capped(text, budget).decode("latin-1")
 
 
 def _compressed(data: bytes, budget: int) -> tuple[str, str]:
@@ -107,38 +115,14 @@ def _international(data: bytes, budget: int) -> tuple[str, str]:
     packed = rest[0] == 1
     _language, _, rest = rest[2:].partition(b"\0")
     _translated, _, text = rest.partition(b"\0")
-    raw = _inflate(text, budget) if packed else _capped(text, budget)
+    raw = _inflate(text, budget) if packed else capped(text, budget)
     return key.decode("latin-1"), raw.decode("utf-8", "replace")
 
 
 def _inflate(data: bytes, budget: int) -> bytes:
     inflater = zlib.decompressobj()
     text = inflater.decompress(data, budget + 1)
-    return _capped(text, budget)
-
-
-def _capped(text: bytes, budget: int) -> bytes:
-    if len(text) > budget:
-        raise ValueError(f"its texts are larger than {MAX_TEXT_BYTES // 2**20} MB")
-    return text
+    return capped(text, budget)
 
 
 _READERS = {b"tEXt": _plain, b"zTXt": _compressed, b"iTXt": _international}
-
-
-def loads_strict(text: str) -> object:
-    """JSON without NaN, infinity or duplicate keys. Raises ValueError."""
-
-    def refuse(constant: str) -> object:
-        raise ValueError(f"{constant} is not JSON")
-
-    def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-        keys = dict(pairs)
-        if len(keys) != len(pairs):
-            raise ValueError("a key stands twice")
-        return keys
-
-    try:
-        return json.loads(text, parse_constant=refuse, object_pairs_hook=unique)
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
