@@ -46,6 +46,7 @@ class Preset:
     judge_steps: int
     judge_pool: int
     clip_steps: int
+    clip_more_steps: int
     clip_pool: int
     questions: int
     variants: int
@@ -56,18 +57,18 @@ class Preset:
 
 PRESETS = {
     "cpu": Preset(
-        vae_steps=4000, vae_batch=16, vae_pool=4000, pictures=24_000, flow_steps=4000, decay_steps=1500, flow_batch=64,
-        judge_steps=1200, judge_pool=12_000, clip_steps=1200, clip_pool=4000, questions=500, variants=100, pairs=200,
-        compiled=True, gated=True,
+        vae_steps=3000, vae_batch=16, vae_pool=4000, pictures=18_000, flow_steps=1566, decay_steps=650, flow_batch=64,
+        judge_steps=1000, judge_pool=8000, clip_steps=900, clip_more_steps=800, clip_pool=3000, questions=500,
+        variants=100, pairs=200, compiled=False, gated=True,
     ),
     "gpu": Preset(
         vae_steps=12_000, vae_batch=64, vae_pool=20_000, pictures=100_000, flow_steps=20_000, decay_steps=5000,
-        flow_batch=256, judge_steps=3000, judge_pool=30_000, clip_steps=4000, clip_pool=12_000, questions=500,
-        variants=500, pairs=500, compiled=True, gated=True,
+        flow_batch=256, judge_steps=3000, judge_pool=30_000, clip_steps=4000, clip_more_steps=2000, clip_pool=12_000,
+        questions=500, variants=500, pairs=500, compiled=False, gated=True,
     ),
     "smoke": Preset(
         vae_steps=10, vae_batch=4, vae_pool=64, pictures=64, flow_steps=6, decay_steps=2, flow_batch=8,
-        judge_steps=8, judge_pool=64, clip_steps=4, clip_pool=32, questions=4, variants=0, pairs=2,
+        judge_steps=8, judge_pool=64, clip_steps=4, clip_more_steps=2, clip_pool=32, questions=4, variants=0, pairs=2,
         compiled=False, gated=False,
     ),
 }  # fmt: skip
@@ -80,6 +81,10 @@ def stages(out: Path, preset: Preset, device: str) -> Mapping[str, Callable[[], 
         budget = train_flow.Budget(steps, decay)
         train_flow.train(out, budget=budget, batch=preset.flow_batch, device=device, compiled=preset.compiled)
 
+    def clip() -> None:
+        for steps, again in ((preset.clip_steps, False), (preset.clip_more_steps, True)):
+            train_clip.train(out, steps=steps, families=32, pool=preset.clip_pool, device=device, again=again)
+
     return {
         "vae": lambda: train_vae.train(
             out, steps=preset.vae_steps, batch=preset.vae_batch, pool=preset.vae_pool, device=device
@@ -90,9 +95,7 @@ def stages(out: Path, preset: Preset, device: str) -> Mapping[str, Callable[[], 
         "judge": lambda: train_judge.train(
             out, steps=preset.judge_steps, batch=64, pool=preset.judge_pool, device=device
         ),
-        "clip": lambda: train_clip.train(
-            out, steps=preset.clip_steps, families=32, pool=preset.clip_pool, device=device
-        ),
+        "clip": clip,
         "export": lambda: export(out, out / "tiny", [(128, 128)]),
         "gate": lambda: gate(
             evaluate(out / "tiny", out, count=preset.questions, variants=preset.variants, pairs=preset.pairs),

@@ -144,6 +144,7 @@ def fill(template: str, out: Path, report: Mapping[str, Any], psnr_db: float, to
         "first_loss": f"{flow[0]['loss']:.2f}",
         "last_loss": f"{flow[-1]['loss']:.3f}",
         "judge_seconds": f"{judge['seconds']}",
+        "clip_steps": f"{clip['steps']}",
         "clip_seconds": f"{clip['seconds']}",
         "judge_fresh": percent(judge["fresh"]["all"]),
         "judge_vae": percent(judge["through_vae"]["all"]),

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
 from PIL import Image
+from safetensors.torch import load_file
 from torch import Tensor
 
 from scripts.train_tiny.build import build_tokenizer
@@ -94,13 +95,17 @@ ONE_WORD_WRONG: dict[str, Callable[[Scene, random.Random], Scene]] = {
 
 
 def family(rng: random.Random) -> list[Scene]:
-    """A scene and `FAMILY - 1` others that differ from it in one respect each; none is held out."""
+    """A scene and three others that differ from it in one respect each; none is held out.
+
+    Always one with another object and one with another position: these are learnt last.
+    """
     first = sample_scene(rng)
     scenes = [first]
-    while len(scenes) < FAMILY:
-        other = ONE_WORD_WRONG[rng.choice(list(ONE_WORD_WRONG))](first, rng)
-        if not is_held_out(other) and other not in scenes:
-            scenes.append(replace(other, seed=rng.randrange(1 << 30)))
+    for name in ("object", "position", rng.choice(("object colour", "background colour", "pattern"))):
+        other = ONE_WORD_WRONG[name](first, rng)
+        while is_held_out(other):
+            other = ONE_WORD_WRONG[rng.choice(list(ONE_WORD_WRONG))](first, rng)
+        scenes.append(replace(other, seed=rng.randrange(1 << 30)))
     return scenes
 
 
@@ -135,10 +140,14 @@ def figures(scorer: ClipScorer, scenes: list[Scene], rng: random.Random, images:
     return {key: round(value, 4) for key, value in result.items()}
 
 
-def train(out: Path, *, steps: int, families: int, pool: int, device: str) -> None:
-    """Write the CLIP to `out/clip` and its figures to `out/clip_log.json`; a batch is `families` x 4 pairs."""
+def train(out: Path, *, steps: int, families: int, pool: int, device: str, again: bool = False) -> None:
+    """Write the CLIP to `out/clip` and its figures to `out/clip_log.json`; a batch is `families` x 4 pairs.
+
+    `again` goes on from the CLIP that is there, with other pictures and a new cycle of the learning rate.
+    """
     started = time.monotonic()
-    rng, picker = random.Random(41), torch.Generator().manual_seed(41)
+    seed = 42 if again else 41
+    rng, picker = random.Random(seed), torch.Generator().manual_seed(seed)
     torch.manual_seed(41)
     tokenizer = build_tokenizer()
     config = clip_config(len(tokenizer))
@@ -147,7 +156,11 @@ def train(out: Path, *, steps: int, families: int, pool: int, device: str) -> No
     said = [caption(scene, rng, complete=k == 0) for scene in scenes for k in range(CAPTIONS_EACH)]
     ids_PFKL = tokenize(tokenizer, said, CONTEXT).unflatten(0, (pool, FAMILY, CAPTIONS_EACH))
     print(json.dumps({"pool": len(scenes), "seconds": round(time.monotonic() - started)}), flush=True)
-    model = build_clip(config).to(device)
+    model = build_clip(config)
+    if again:
+        weights = load_file(out / "clip" / "model.safetensors")
+        model.load_state_dict({name: value.float() for name, value in weights.items()})
+    model.to(device)
     adam = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(adam, LEARNING_RATE, steps, pct_start=0.08)
     own = torch.arange(families * FAMILY, device=device)
@@ -174,7 +187,12 @@ def train(out: Path, *, steps: int, families: int, pool: int, device: str) -> No
     unseen_rng = random.Random(10**8)
     unseen = [sample_scene(unseen_rng, held_out=True) for _ in range(HELD_OUT)]
     report = figures(ClipScorer.load(out / "clip"), unseen, unseen_rng)
-    report |= {"parameters": sum(p.numel() for p in model.parameters()), "seconds": round(time.monotonic() - started)}
+    before = json.loads((out / "clip_log.json").read_text()) if again else {"steps": 0, "seconds": 0}
+    report |= {
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "steps": before["steps"] + steps,
+        "seconds": before["seconds"] + round(time.monotonic() - started),
+    }
     print(json.dumps(report), flush=True)
     (out / "clip_log.json").write_text(json.dumps(report, indent=2) + "\n")
 
@@ -186,12 +204,16 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1200)
     parser.add_argument("--families", type=int, default=32)
     parser.add_argument("--pool", type=int, default=4000)
+    parser.add_argument("--again", action="store_true", help="go on from the CLIP in OUT")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     options.out.mkdir(parents=True, exist_ok=True)
-    train(options.out, steps=options.steps, families=options.families, pool=options.pool, device=options.device)
+    train(
+        options.out, steps=options.steps, families=options.families, pool=options.pool, device=options.device,
+        again=options.again,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":
