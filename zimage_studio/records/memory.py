@@ -1,0 +1,289 @@
+"""How a model is fitted into memory: the profile a person asks for, and what the live pipeline answers to it."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import ClassVar, Literal, Self, get_args
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from zimage_studio.errors import InvalidInputError
+from zimage_studio.records.checks import flag, text, whole
+from zimage_studio.records.request import STRICT
+from zimage_studio.records.strict_json import loads_strict
+
+SCHEMA = 1
+MAX_NAME_CHARS = 60
+MAX_FEED_FORWARD_CHUNKS = 64
+MIN_QUERY_CHUNK, MAX_QUERY_CHUNK = 64, 16384
+TILE_STEP_PX, MAX_TILE_PX = 32, 2048
+MAX_CACHED_PROMPTS = 4096
+MAX_BLOCKS_PER_GROUP = 64
+MAX_COMPLAINTS = 5
+
+Precision = Literal["auto", "bf16", "fp16", "fp32"]
+Backend = Literal[
+    "auto", "native", "native_math", "native_efficient", "native_flash", "native_cudnn", "flash", "flash_3", "sage",
+    "xformers",
+]  # fmt: skip
+GroupOffload = Literal["none", "block", "leaf"]
+Quantization = Literal["none", "int8", "fp8", "int4"]
+Phase = Literal["text", "denoise", "decode"]
+PHASES: tuple[Phase, ...] = get_args(Phase)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MemoryProfile:
+    """Every memory and speed switch. The default is `exact`: nothing lossy, nothing offloaded.
+
+    `*_precision`: `auto` is bfloat16 where the device computes in it, else float32.
+    `attention_backend`: `auto` leaves the choice to torch (`native`).
+    `attention_slicing`, `vae_slicing` and `gradient_checkpointing` are the field's usual switches; the live pipeline
+    says what they do here. `attention_query_chunk` is the number of queries computed at once, 0 for all;
+    `feed_forward_chunks` is into how many pieces the sequence is cut for the feed-forward layers, 1 for none.
+    `vae_tile_px` is the side of a tile in px of the picture, 0 for no tiling.
+    `evict_text_encoder` keeps the text encoder off the device and streams it through when a new prompt is read;
+    `embedding_cache` is how many prompts are remembered, 0 for none.
+    `group_offload` streams the transformer through the device, `group_offload_blocks` blocks at a time (`block`) or
+    layer by layer (`leaf`), `group_offload_stream` beside the computation, `group_offload_disk` from disk instead of
+    RAM. `fp8_storage` keeps the transformer's weights as unscaled float8 and computes in its precision;
+    `quantization` replaces its linear layers by torchao's. `compile` compiles the repeated blocks.
+    Raises InvalidInputError on a value outside its bounds and on two switches that contradict each other.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    name: str = ""
+    text_encoder_precision: Precision = "auto"
+    transformer_precision: Precision = "auto"
+    vae_precision: Precision = "auto"
+    attention_backend: Backend = "auto"
+    attention_slicing: bool = False
+    attention_query_chunk: int = 0
+    feed_forward_chunks: int = 1
+    vae_tile_px: int = 0
+    vae_slicing: bool = False
+    gradient_checkpointing: bool = False
+    evict_text_encoder: bool = False
+    embedding_cache: int = 32
+    model_offload: bool = False
+    group_offload: GroupOffload = "none"
+    group_offload_blocks: int = 1
+    group_offload_stream: bool = False
+    group_offload_disk: bool = False
+    fp8_storage: bool = False
+    quantization: Quantization = "none"
+    compile: bool = False
+
+    def __post_init__(self) -> None:
+        for name, check in _CHECKS.items():
+            object.__setattr__(self, name, check(name, getattr(self, name)))
+        _refuse_contradictions(self)
+
+    @property
+    def switches(self) -> dict[str, object]:
+        """Every switch and its value, without the name."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "name"}
+
+    @property
+    def changed(self) -> dict[str, object]:
+        """The switches that are not as in `exact`."""
+        return {name: value for name, value in self.switches.items() if value != getattr(EXACT, name)}
+
+    @property
+    def numerics(self) -> dict[str, object]:
+        """The switches on which the numbers may depend, as a recipe records them; precisions are recorded as dtypes.
+
+        Offloading, eviction and caching move weights and change no number.
+        """
+        return {name: value for name, value in self.changed.items() if name in CHANGES_NUMBERS}
+
+    def same_switches(self, other: "MemoryProfile") -> bool:
+        """Whether both ask for the same, whatever they are called."""
+        return self.switches == other.switches
+
+    def to_json(self) -> str:
+        """A file of a profile: schema and every switch, readable."""
+        return json.dumps({"schema": SCHEMA, **asdict(self)}, ensure_ascii=False, indent=1) + "\n"
+
+    @classmethod
+    def from_json(cls, source: str) -> Self:
+        """Read what `to_json` wrote; switches left out keep their default.
+
+        Raises InvalidInputError on another schema, unknown keys, wrong types, values out of bounds, contradictions.
+        """
+        try:
+            data = loads_strict(source)
+        except ValueError as error:
+            raise InvalidInputError("profile_unreadable", field="profile", why=error) from error
+        schema = data.pop("schema", None) if isinstance(data, dict) else None
+        if type(schema) is not int or schema != SCHEMA:
+            raise InvalidInputError("profile_schema", field="profile", value=schema, known=SCHEMA)
+        try:
+            return TypeAdapter(cls).validate_json(json.dumps(data))
+        except ValidationError as error:
+            raise InvalidInputError("profile_unreadable", field="profile", why=_short(error)) from error
+
+
+def parse_profile(values: Mapping[str, object], base: MemoryProfile | None = None) -> MemoryProfile:
+    """A profile from raw values of any door; what is missing or None is as in `base` (`exact` when None)."""
+    start = EXACT if base is None else base
+    known = [f.name for f in fields(MemoryProfile)]
+    if unknown := values.keys() - set(known):
+        raise InvalidInputError("unknown_field", field=min(unknown), known=", ".join(known))
+    return replace(start, **{name: value for name, value in values.items() if value is not None})  # type: ignore[arg-type]
+
+
+def _short(error: ValidationError) -> str:
+    complaints = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_url=False)]
+    return "; ".join(complaints[:MAX_COMPLAINTS])
+
+
+# --- bounds and contradictions --------------------------------------------------------------------------------------
+
+
+def _choice(known: tuple[str, ...]) -> Callable[[str, object], str]:
+    def check(name: str, value: object) -> str:
+        if not isinstance(value, str) or value not in known:
+            raise InvalidInputError("bad_choice", field=name, value=value, known=", ".join(known))
+        return value
+
+    return check
+
+
+def _query_chunk(name: str, value: object) -> int:
+    tokens = whole(name, value, 0, MAX_QUERY_CHUNK)
+    return tokens if tokens == 0 else whole(name, tokens, MIN_QUERY_CHUNK, MAX_QUERY_CHUNK)
+
+
+def _tile(name: str, value: object) -> int:
+    """Tiles overlap by a quarter of 8-fold latents, so their side must be a multiple of 32 px."""
+    side = whole(name, value, 0, MAX_TILE_PX)
+    if side % TILE_STEP_PX:
+        below = side // TILE_STEP_PX * TILE_STEP_PX
+        raise InvalidInputError(
+            "not_a_multiple", field=name, value=side, step=TILE_STEP_PX, below=below, above=below + TILE_STEP_PX
+        )
+    return side
+
+
+_CHECKS: dict[str, Callable[[str, object], object]] = {
+    "name": lambda name, value: text(name, value, MAX_NAME_CHARS),
+    "text_encoder_precision": _choice(get_args(Precision)),
+    "transformer_precision": _choice(get_args(Precision)),
+    "vae_precision": _choice(get_args(Precision)),
+    "attention_backend": _choice(get_args(Backend)),
+    "attention_slicing": flag,
+    "attention_query_chunk": _query_chunk,
+    "feed_forward_chunks": lambda name, value: whole(name, value, 1, MAX_FEED_FORWARD_CHUNKS),
+    "vae_tile_px": _tile,
+    "vae_slicing": flag,
+    "gradient_checkpointing": flag,
+    "evict_text_encoder": flag,
+    "embedding_cache": lambda name, value: whole(name, value, 0, MAX_CACHED_PROMPTS),
+    "model_offload": flag,
+    "group_offload": _choice(get_args(GroupOffload)),
+    "group_offload_blocks": lambda name, value: whole(name, value, 1, MAX_BLOCKS_PER_GROUP),
+    "group_offload_stream": flag,
+    "group_offload_disk": flag,
+    "fp8_storage": flag,
+    "quantization": _choice(get_args(Quantization)),
+    "compile": flag,
+}
+
+CHANGES_NUMBERS = frozenset(
+    {
+        "attention_backend", "attention_query_chunk", "feed_forward_chunks", "vae_tile_px", "fp8_storage",
+        "quantization", "compile",
+    }
+)  # fmt: skip
+
+EXCLUDE_EACH_OTHER = (
+    ("model_offload", "group_offload"),
+    ("fp8_storage", "quantization"),
+    ("quantization", "group_offload_disk"),  # torchao's tensors cannot be written as safetensors
+    ("group_offload_stream", "group_offload_blocks"),  # diffusers prefetches single blocks only
+    ("compile", "fp8_storage"),  # the casts around every layer would be compiled, one graph each
+)
+NEED_EACH_OTHER = (
+    ("group_offload_stream", "group_offload"),
+    ("group_offload_disk", "group_offload"),
+)
+
+
+def _refuse_contradictions(profile: MemoryProfile) -> None:
+    """Against the defaults by name, since EXACT itself is made here first."""
+    on = {f.name for f in fields(MemoryProfile) if getattr(profile, f.name) != f.default}
+    for one, other in EXCLUDE_EACH_OTHER:
+        if one in on and other in on:
+            raise InvalidInputError("switches_exclude", field=one, other=other)
+    for one, other in NEED_EACH_OTHER:
+        if one in on and other not in on:
+            raise InvalidInputError("switch_needs", field=one, other=other)
+
+
+# --- presets --------------------------------------------------------------------------------------------------------
+
+EXACT = MemoryProfile(name="exact")
+TEXT_OUT = MemoryProfile(name="text_out", evict_text_encoder=True)
+TEXT_OUT_TILED = replace(TEXT_OUT, name="text_out_tiled", vae_tile_px=512)
+IN_TURN = MemoryProfile(name="in_turn", model_offload=True)
+STREAMED = MemoryProfile(
+    name="streamed", evict_text_encoder=True, group_offload="block", group_offload_stream=True
+)  # fmt: skip
+STREAMED_TILED = replace(STREAMED, name="streamed_tiled", vae_tile_px=512, feed_forward_chunks=4)
+STREAMED_LEAVES = replace(STREAMED_TILED, name="streamed_leaves", group_offload="leaf", feed_forward_chunks=8)
+FROM_DISK = MemoryProfile(
+    name="from_disk", evict_text_encoder=True, group_offload="block", group_offload_disk=True, vae_tile_px=512,
+    feed_forward_chunks=4,
+)  # fmt: skip
+FP8_STORAGE = MemoryProfile(name="fp8_storage", evict_text_encoder=True, fp8_storage=True)
+INT8 = MemoryProfile(name="int8", evict_text_encoder=True, quantization="int8")
+FP8 = MemoryProfile(name="fp8", evict_text_encoder=True, quantization="fp8", compile=True)
+INT4 = MemoryProfile(name="int4", evict_text_encoder=True, quantization="int4", vae_tile_px=512)
+FP16 = MemoryProfile(
+    name="fp16", transformer_precision="fp16", vae_precision="fp32", vae_tile_px=512, evict_text_encoder=True
+)
+
+PRESETS: Mapping[str, MemoryProfile] = {
+    profile.name: profile
+    for profile in (
+        EXACT, TEXT_OUT, TEXT_OUT_TILED, IN_TURN, STREAMED, STREAMED_TILED, STREAMED_LEAVES, FROM_DISK, FP8_STORAGE,
+        INT8, FP8, INT4, FP16,
+    )
+}  # fmt: skip
+"""By name; `exact` first. What each gives up is said by `preset.*` in messages."""
+
+
+# --- what the pipeline answers --------------------------------------------------------------------------------------
+
+State = Literal["applied", "no_effect", "refused"]
+
+
+@dataclass(frozen=True, slots=True)
+class SwitchState:
+    """One switch, read from the live pipeline.
+
+    `state` is `applied` when it is at work, `no_effect` when it is off or changes nothing here, `refused` when it
+    could not be had. `reason` is a message key, `values` fill it in.
+    """
+
+    name: str
+    requested: object
+    state: State
+    reason: str
+    values: Mapping[str, object] = field(default_factory=dict)
+
+
+IRREVERSIBLE = ("fp8_storage", "quantization")
+PRECISIONS = ("text_encoder_precision", "transformer_precision", "vae_precision")
+
+
+def needs_reload(before: MemoryProfile, after: MemoryProfile) -> tuple[str, ...]:
+    """The switches because of which a model under `before` must be loaded again to come under `after`.
+
+    Weights that were rounded stay rounded: what is stored in 8 bits or fewer, or was cast, comes back only from disk.
+    """
+    lost = [name for name in IRREVERSIBLE if getattr(before, name) not in (False, "none", getattr(after, name))]
+    cast = [name for name in PRECISIONS if getattr(before, name) != getattr(after, name)]
+    return (*lost, *cast)
