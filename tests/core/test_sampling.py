@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from zimage_studio.core import sampling
+from zimage_studio.core.noise import start_noise
 from zimage_studio.core.preview import LatentToRgb
-from zimage_studio.core.sampling import Sample, clean_estimate, count_tokens, sequence_length, start_noise
+from zimage_studio.core.sampling import Sample, clean_estimate, count_tokens, sequence_length
 from zimage_studio.errors import Cancelled, InvalidInputError, NonFiniteError
 from zimage_studio.records.progress import Preview, silent
 from zimage_studio.records.request import GenerationRequest

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import diffusers
+import numpy as np
 import torch
 import transformers
 from diffusers import ZImagePipeline
+from numpy.typing import NDArray
 
 from zimage_studio import __version__
 from zimage_studio.core.loading import load_pipeline
@@ -47,7 +49,13 @@ class TorchEngine:
         pipeline.set_progress_bar_config(disable=True)
         return LoadedModel(artifact, pipeline, LatentToRgb.fit(pipeline.vae), dict(pipeline.scheduler.config))
 
-    def draw(self, model: LoadedModel, request: GenerationRequest, progress: Progress) -> Sample:
+    def draw(
+        self,
+        model: LoadedModel,
+        request: GenerationRequest,
+        progress: Progress,
+        source_HWC: NDArray[np.uint8] | None = None,
+    ) -> Sample:
         """One image. Raises what `sampling.sample` raises, with out-of-memory as a UserError."""
         try:
             return sample(
@@ -56,6 +64,7 @@ class TorchEngine:
                 scheduler_config=model.scheduler_config,
                 to_rgb=model.to_rgb,
                 progress=progress,
+                source_HWC=source_HWC,
             )
         except (torch.OutOfMemoryError, MemoryError):
             pass  # the traceback pins the job's tensors: leave the block before freeing

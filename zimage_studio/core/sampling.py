@@ -12,11 +12,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, ZImagePipeline
+from diffusers import FlowMatchEulerDiscreteScheduler, ZImageImg2ImgPipeline, ZImagePipeline
 from numpy.typing import NDArray
 from torch import Tensor
 
+from zimage_studio.core.noise import start_noise
 from zimage_studio.core.preview import LatentToRgb
+from zimage_studio.core.start_picture import fitted, started_latents
+from zimage_studio.core.variety import loose_steps, loosened
 from zimage_studio.errors import InvalidInputError, NonFiniteError
 from zimage_studio.records.progress import Progress
 from zimage_studio.records.recipe import Numerics
@@ -40,17 +43,6 @@ class Sample:
     def pixels_sha256(self) -> str:
         """Hash of the RGB bytes, row by row."""
         return hashlib.sha256(np.ascontiguousarray(self.pixels_HWC).tobytes()).hexdigest()
-
-
-def start_noise(request: GenerationRequest, channels: int, vae_factor: int) -> Tensor:
-    """Gaussian noise (1, channels, H / vae_factor, W / vae_factor), float32, drawn on the CPU.
-
-    A CPU generator gives the same numbers on every machine; one generator per image makes image i of a batch
-    equal to a single image with its seed.
-    """
-    side = vae_factor * 2  # the transformer's patches are 2x2 latents
-    shape = (1, channels, 2 * (request.height // side), 2 * (request.width // side))
-    return torch.randn(shape, generator=torch.Generator("cpu").manual_seed(request.seed), dtype=torch.float32)
 
 
 def count_tokens(pipeline: ZImagePipeline, prompt: str) -> int:
@@ -92,18 +84,22 @@ class _Watch:
     progress: Progress
     to_rgb: LatentToRgb
     latents: Tensor
+    true_embeds: list[Tensor] | None = None
     last_preview: float = field(default=0.0)
 
-    def on_step(self, pipeline: Any, index: int, _timestep: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    def on_step(self, pipeline: Any, index: int, _timestep: Any, tensors: dict[str, Tensor]) -> dict[str, Any]:
         before, self.latents = self.latents, tensors["latents"]
+        step = self.request.skipped_steps + index
         if not bool(torch.isfinite(self.latents).all()):
-            raise NonFiniteError("not_finite", step=index + 1, steps=self.request.steps)
+            raise NonFiniteError("not_finite", step=step + 1, steps=self.request.steps)
         preview = None
         now = time.monotonic()
         if now - self.last_preview >= PREVIEW_EVERY_S:
             self.last_preview = now
-            preview = self.to_rgb.preview(clean_estimate(before, self.latents, pipeline.scheduler.sigmas, index))
-        self.progress(index + 1, self.request.steps, "note.denoising", preview)
+            preview = self.to_rgb.preview(clean_estimate(before, self.latents, pipeline.scheduler.sigmas, step))
+        self.progress(index + 1, self.request.steps - self.request.skipped_steps, "note.denoising", preview)
+        if self.true_embeds is not None and index + 1 == loose_steps(self.request):
+            return {"prompt_embeds": self.true_embeds}
         return {}
 
 
@@ -125,29 +121,40 @@ def sample(
     scheduler_config: Mapping[str, Any],
     to_rgb: LatentToRgb,
     progress: Progress,
+    source_HWC: NDArray[np.uint8] | None = None,
 ) -> Sample:
     """Draw one image.
 
     `scheduler_config` is the model's own, as loaded: the pipeline's present scheduler may be another job's.
     `progress` counts steps; raising Cancelled from it ends the work there and leaves the pipeline usable.
+    `source_HWC` are the pixels of `request.source`, of any size.
     Raises InvalidInputError (prompt longer than 512 tokens), NonFiniteError (NaN or infinity in a latent or in
     the picture, or a picture of one single colour), torch.OutOfMemoryError.
     """
+    if (source_HWC is None) != (request.source is None):
+        raise ValueError("a start picture belongs to a request that names one, and to no other")
     started = time.perf_counter()
-    progress(0, request.steps, "note.encoding")
+    progress(0, request.steps - request.skipped_steps, "note.encoding")
     length = sequence_length(pipeline, request)
     pipeline.scheduler = fresh_scheduler(scheduler_config, request.shift)
     noise = start_noise(request, pipeline.transformer.config.in_channels, pipeline.vae_scale_factor)
     watch = _Watch(request, progress, to_rgb, noise)
     try:
-        output = pipeline(
-            prompt=request.prompt,
-            negative_prompt=request.negative_prompt,
+        call = pipeline
+        call_words = _words(pipeline, request, length, watch)
+        if source_HWC is not None:
+            picture_HWC = fitted(source_HWC, request.width, request.height)
+            watch.latents = started_latents(pipeline, request, noise, picture_HWC)
+            call = ZImageImg2ImgPipeline(**pipeline.components)
+            call.set_progress_bar_config(disable=True)
+            call_words |= {"image": picture_HWC.astype(np.float32)[None] / 255, "strength": request.strength}
+        output = call(
+            **call_words,
             width=request.width,
             height=request.height,
             num_inference_steps=request.steps,
             guidance_scale=request.guidance,
-            latents=noise,
+            latents=watch.latents,
             max_sequence_length=length,
             output_type="np",
             callback_on_step_end=watch.on_step,
@@ -168,6 +175,22 @@ def sample(
         numerics=numerics(pipeline, length),
         seconds=round(time.perf_counter() - started, 3),
     )
+
+
+def _words(pipeline: ZImagePipeline, request: GenerationRequest, length: int, watch: _Watch) -> dict[str, Any]:
+    """The prompts as the pipeline takes them: as text, or with variety as embeddings, loosened for the first steps."""
+    if request.variety == 0:
+        return {"prompt": request.prompt, "negative_prompt": request.negative_prompt}
+    with torch.no_grad():
+        embeds, negative_embeds = pipeline.encode_prompt(
+            prompt=request.prompt,
+            negative_prompt=request.negative_prompt,
+            do_classifier_free_guidance=request.guidance > 0,
+            max_sequence_length=length,
+        )
+    watch.true_embeds = embeds
+    loose = [loosened(embed, request) for embed in embeds]
+    return {"prompt_embeds": loose, "negative_prompt_embeds": negative_embeds}
 
 
 def numerics(pipeline: ZImagePipeline, length: int) -> Numerics:

@@ -18,6 +18,7 @@ from zimage_studio.records.request import Batch, GenerationRequest, parse_batch
 from zimage_studio.services.images import ImageStore, StoredImage
 from zimage_studio.services.manager import Lent, PipelineManager
 from zimage_studio.services.models import ModelService
+from zimage_studio.services.sources import SourceStore
 
 if TYPE_CHECKING:
     from zimage_studio.core.sampling import Sample
@@ -120,6 +121,7 @@ class GenerationService:
         manager: PipelineManager,
         models: ModelService,
         images: ImageStore,
+        sources: SourceStore,
         *,
         max_waiting: int = 16,
         max_waiting_per_session: int = 4,
@@ -127,6 +129,7 @@ class GenerationService:
         self._manager = manager
         self._models = models
         self._images = images
+        self._sources = sources
         self._max_waiting = max_waiting
         self._max_waiting_per_session = max_waiting_per_session
         self._jobs: OrderedDict[str, GenerationJob] = OrderedDict()
@@ -139,10 +142,13 @@ class GenerationService:
     ) -> GenerationJob:
         """Validate `values` (see records.request.parse_batch) and queue them for `model`.
 
-        Raises InvalidInputError, UserError (unknown model, no disk space) or BusyError (queue full, stopping).
+        Raises InvalidInputError, UserError (unknown model, no start picture, no disk space) or BusyError (queue full,
+        stopping).
         """
         artifact = self._models.get(model)
         batch = parse_batch(values, artifact.defaults)
+        if batch.first.source is not None:
+            self._sources.path(batch.first.source)
         self._images.check_space()
         job = GenerationJob(batch, artifact.key, session, parent)
         with self._lock:
@@ -251,10 +257,12 @@ class GenerationService:
     def _draw_all(self, job: GenerationJob) -> tuple[StoredImage, ...]:
         watch = _StepWatch(job)
         images: list[StoredImage] = []
+        source = job.batch.first.source
+        source_HWC = None if source is None else self._sources.pixels(source)
         with self._manager.borrow(job.model, watch.report) as lent:
             for index, request in enumerate(job.batch):
-                watch.next_image(index, request)
-                sample = lent.draw(request)
+                watch.next_image(index)
+                sample = lent.draw(request, source_HWC)
                 job.update(note="note.saving")
                 images.append(self._keep(job, index, request, sample, lent))
                 job.update(images=tuple(images))
@@ -274,7 +282,7 @@ class GenerationService:
             created=datetime.now(UTC).isoformat(timespec="milliseconds"),
             job=job.id,
             index=index,
-            parent=job.parent,
+            parent=job.parent or request.source,
         )
         return self._images.add(sample.pixels_HWC, recipe)
 
@@ -293,11 +301,12 @@ class _StepWatch:
         self._steps_before = 0
         self._step_started: float | None = None
         self._step_seconds: float | None = None
-        self._steps_total = job.batch.count * job.batch.first.steps
+        self._steps_each = job.batch.first.steps - job.batch.first.skipped_steps
+        self._steps_total = job.batch.count * self._steps_each
 
-    def next_image(self, index: int, request: GenerationRequest) -> None:
+    def next_image(self, index: int) -> None:
         """The image `index` begins."""
-        self._steps_before = index * request.steps
+        self._steps_before = index * self._steps_each
         self._step_started = None
         self._job.update(index=index)
 

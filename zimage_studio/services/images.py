@@ -30,6 +30,7 @@ CREATE TABLE IF NOT EXISTS images (
 CREATE INDEX IF NOT EXISTS images_created ON images (created DESC, id DESC);
 CREATE INDEX IF NOT EXISTS images_job ON images (job);
 CREATE INDEX IF NOT EXISTS images_pixels ON images (pixels_sha256);
+CREATE INDEX IF NOT EXISTS images_parent ON images (parent);
 """
 
 
@@ -89,6 +90,14 @@ class ImageStore:
     def of_job(self, job: str) -> tuple[StoredImage, ...]:
         """The images of one job, in the order of their seeds."""
         return tuple(sorted(self._select("WHERE job = ?", (job,)), key=lambda stored: stored.recipe.index))
+
+    def with_pixels(self, sha256: str) -> tuple[StoredImage, ...]:
+        """The images with these very pixels, oldest first."""
+        return tuple(self._select("WHERE pixels_sha256 = ? ORDER BY created, id", (sha256,)))
+
+    def made_from(self, sha256: str) -> tuple[StoredImage, ...]:
+        """The images whose recipe names an image with these pixels as its parent, oldest first."""
+        return tuple(self._select("WHERE parent = ? ORDER BY created, id", (sha256,)))
 
     def page(self, *, search: object = "", page: object = 1, rows: object = 24) -> tuple[tuple[StoredImage, ...], int]:
         """Newest first: the rows of one page (counted from 1), and how many images match in all.

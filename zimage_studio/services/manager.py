@@ -17,6 +17,9 @@ from zimage_studio.records.progress import Progress
 from zimage_studio.records.request import GenerationRequest
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from zimage_studio.core.engine import LoadedModel
     from zimage_studio.core.sampling import Sample
 
@@ -32,7 +35,13 @@ class Engine(Protocol):
 
     def load(self, artifact: ModelArtifact, parts: Path | None, progress: Progress) -> "LoadedModel": ...
 
-    def draw(self, model: "LoadedModel", request: GenerationRequest, progress: Progress) -> "Sample": ...
+    def draw(
+        self,
+        model: "LoadedModel",
+        request: GenerationRequest,
+        progress: Progress,
+        source_HWC: "NDArray[np.uint8] | None" = None,
+    ) -> "Sample": ...
 
     def collect(self) -> None: ...
 
@@ -224,7 +233,7 @@ class Lent:
     meter: CallMeter
     progress: Progress
 
-    def draw(self, request: GenerationRequest) -> "Sample":
-        """One image."""
+    def draw(self, request: GenerationRequest, source_HWC: "NDArray[np.uint8] | None" = None) -> "Sample":
+        """One image; `source_HWC` are the pixels of `request.source`."""
         with self.meter.call():
-            return self.engine.draw(self.model, request, self.progress)
+            return self.engine.draw(self.model, request, self.progress, source_HWC)

@@ -10,10 +10,12 @@ from pathlib import Path
 from zimage_studio.errors import UserError
 from zimage_studio.records.progress import silent
 from zimage_studio.services.generation import GenerationService
+from zimage_studio.services.grids import GridService
 from zimage_studio.services.images import ImageStore
 from zimage_studio.services.manager import Engine, PipelineManager
 from zimage_studio.services.models import ModelService
 from zimage_studio.services.replay import ReplayService
+from zimage_studio.services.sources import SourceStore
 from zimage_studio.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -30,8 +32,10 @@ class Studio:
     models: ModelService
     manager: PipelineManager
     images: ImageStore
+    sources: SourceStore
     generation: GenerationService
     replay: ReplayService
+    grids: GridService
 
     def start(self) -> None:
         """Start the owner thread and load the default model behind the page."""
@@ -59,6 +63,7 @@ class Studio:
 
     def begin_stop(self) -> None:
         """Refuse new work from now on."""
+        self.grids.close()
         self.generation.close()
 
     def finish(self, timeout_s: float) -> bool:
@@ -94,6 +99,7 @@ def build_studio(settings: Settings, make_engine: Callable[[Settings], Engine] =
     """
     settings.data.mkdir(mode=0o700, parents=True, exist_ok=True)
     images = ImageStore(settings.data / "images", reserve_mb=settings.disk_reserve_mb)
+    sources = SourceStore(settings.data / "sources", images)
     models = ModelService(
         data=settings.data, folders=settings.models, embedded=EMBEDDED_MODEL, offline=settings.offline
     )
@@ -103,6 +109,7 @@ def build_studio(settings: Settings, make_engine: Callable[[Settings], Engine] =
         manager,
         models,
         images,
+        sources,
         max_waiting=settings.max_waiting,
         max_waiting_per_session=settings.max_waiting_per_session,
     )
@@ -111,6 +118,8 @@ def build_studio(settings: Settings, make_engine: Callable[[Settings], Engine] =
         models=models,
         manager=manager,
         images=images,
+        sources=sources,
         generation=generation,
         replay=ReplayService(generation, models),
+        grids=GridService(settings.data / "grids", generation, images),
     )

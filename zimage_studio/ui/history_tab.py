@@ -8,8 +8,8 @@ import gradio as gr
 from zimage_studio.services.images import StoredImage
 from zimage_studio.services.studio import Studio
 from zimage_studio.ui import present
-from zimage_studio.ui.doors import errors_as_toasts, shown
-from zimage_studio.ui.generate_tab import LOCAL, PRIVATE, Controls, Update
+from zimage_studio.ui.doors import LOCAL, PRIVATE, Update, errors_as_toasts, shown
+from zimage_studio.ui.generate_tab import Controls
 from zimage_studio.ui.texts import Texts
 
 PAGE_ROWS = 24
@@ -34,6 +34,7 @@ class History:
     image: gr.Image
     download: gr.DownloadButton
     use: gr.Button
+    replay: gr.Button
     delete: gr.Button
     question: gr.Group
     delete_yes: gr.Button
@@ -51,11 +52,12 @@ class History:
         return [self.chosen, self.hint, self.detail, self.image, self.download, self.question, self.recipe]
 
 
-def add_history_tab(studio: Studio, controls: Controls, tabs: gr.Tabs, tab: gr.Tab, t: Texts) -> None:
+def add_history_tab(studio: Studio, controls: Controls, tabs: gr.Tabs, tab: gr.Tab, t: Texts) -> History:
     """Add widgets and wiring to the Blocks that is being built."""
     view = _widgets(t)
     _wire_list(studio, view, tab, t)
     _wire_detail(studio, view, controls, tabs, t)
+    return view
 
 
 def _widgets(t: Texts) -> History:
@@ -83,6 +85,7 @@ def _widgets(t: Texts) -> History:
                 with gr.Row(elem_classes="zs-actions"):
                     made["download"] = gr.DownloadButton(t("download"), size="md", min_width=120)
                     made["use"] = gr.Button(t("use_settings"), size="md", min_width=120)
+                    made["replay"] = gr.Button(t("replay"), size="md", min_width=90, elem_id="zs-history-replay")
                     made["delete"] = gr.Button(t("delete"), size="md", min_width=80)
                 with gr.Group(visible=False, elem_classes="zs-question") as question:
                     gr.HTML(present.note(t("delete_question")))
@@ -121,8 +124,8 @@ def _wire_list(studio: Studio, view: History, tab: gr.Tab, t: Texts) -> None:
         return show(search, page + 1)
 
     outputs = view.list_outputs
-    tab.select(show, [view.search, view.page], outputs, **PRIVATE)
-    view.search.input(first, view.search, outputs, trigger_mode="always_last", **PRIVATE)
+    # one event, so that the answer to an opened tab cannot overtake the answer to what was typed right after
+    gr.on([tab.select, view.search.input], first, view.search, outputs, trigger_mode="always_last", **PRIVATE)
     view.newer.click(newer, [view.search, view.page], outputs, **PRIVATE)
     view.older.click(older, [view.search, view.page], outputs, **PRIVATE)
     view.delete_yes.click(_deleter(studio, view, t), view.chosen, view.detail_outputs, **PRIVATE).success(

@@ -7,6 +7,7 @@ file can ask for more than a gigabyte.
 import io
 import struct
 import zlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -24,15 +25,20 @@ OWN_KEY = "zimage_studio"
 INFOTEXT_KEY = "parameters"
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _MAX_KEY_CHARS = 79
-_SLACK = 4096
-"""What a chunk may be longer than the text in it: key, language, compression."""
+_MAX_RAW_BYTES = 2 * MAX_TEXT_BYTES
+"""Of all text chunks as they stand in the file: a packed text of no length may be as long as it likes."""
 
 
 def write_png(pixels_HWC: NDArray[np.uint8], recipe: Recipe) -> bytes:
     """The PNG file of (H, W, 3) uint8 pixels, with the recipe in two dialects."""
+    return encode_png(pixels_HWC, {INFOTEXT_KEY: to_infotext(recipe), OWN_KEY: recipe.to_json()})
+
+
+def encode_png(pixels_HWC: NDArray[np.uint8], texts: Mapping[str, str]) -> bytes:
+    """The PNG file of (H, W, 3) uint8 pixels, with `texts` by key (at most 79 Latin-1 characters)."""
     info = PngInfo()
-    info.add_itxt(INFOTEXT_KEY, to_infotext(recipe))
-    info.add_itxt(OWN_KEY, recipe.to_json())
+    for key, text in texts.items():
+        info.add_itxt(key, text)
     buffer = io.BytesIO()
     Image.fromarray(pixels_HWC, "RGB").save(buffer, "PNG", pnginfo=info)
     return buffer.getvalue()
@@ -65,35 +71,39 @@ def read_own_recipe(path: Path) -> Recipe | None:
 def texts_in_png(content: bytes) -> dict[str, str]:
     """The texts of the chunks, and of the EXIF chunk. Raises ValueError, struct.error or zlib.error."""
     texts: dict[str, str] = {}
-    budget = MAX_TEXT_BYTES
+    budget, raw_budget = MAX_TEXT_BYTES, _MAX_RAW_BYTES
     has_exif = False
+    for kind, at, length in _chunks(content):
+        if kind not in _TEXTS or (kind == b"eXIf" and has_exif):
+            continue
+        has_exif = has_exif or kind == b"eXIf"
+        data = capped(content[at : at + min(length, raw_budget + 1)], raw_budget)
+        raw_budget -= length
+        for key, text in _texts_of(kind, data, budget).items():
+            budget = max(0, budget - len(text.encode("utf-8", "replace")))
+            texts.setdefault(key, text)
+    return texts
+
+
+def _chunks(content: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Kind, place and length of what each chunk holds. Some programs leave out IEND."""
     at = len(SIGNATURE)
     for _ in range(MAX_PARTS):
         if at == len(content):
-            break  # some programs leave out IEND
+            return
         length, kind = struct.unpack_from(">I4s", content, at)
         if at + 8 + length > len(content):
             raise ValueError("it ends in the middle of a chunk")
-        if kind == b"eXIf" and has_exif:
-            kind = b""  # one is allowed
-        has_exif = has_exif or kind == b"eXIf"
-        found = _texts_of(kind, content[at + 8 : at + 8 + min(length, budget + _SLACK)], budget)
-        at += 12 + length
+        yield kind, at + 8, length
         if kind == b"IEND":
-            break
-        for key, text in found.items():
-            budget = max(0, budget - len(text.encode("utf-8", "replace")))
-            texts.setdefault(key, text)
-    else:
-        raise ValueError(f"it has more than {MAX_PARTS} chunks")
-    return texts
+            return
+        at += 12 + length
+    raise ValueError(f"it has more than {MAX_PARTS} chunks")
 
 
 def _texts_of(kind: bytes, data: bytes, budget: int) -> dict[str, str]:
     if kind == b"eXIf":
         return texts_in_exif(capped(data, budget))
-    if kind not in _READERS:
-        return {}
     key, text = _READERS[kind](data, budget)
     return {key[:_MAX_KEY_CHARS]: text}
 
@@ -126,3 +136,4 @@ def _inflate(data: bytes, budget: int) -> bytes:
 
 
 _READERS = {b"tEXt": _plain, b"zTXt": _compressed, b"iTXt": _international}
+_TEXTS = {*_READERS, b"eXIf"}
