@@ -17,7 +17,7 @@ def say(key: str, lang: Lang, **values: object) -> str:
 
     A value is shown shortened to 80 characters and without control or bidirectional characters,
     so that hostile input cannot flood or reorder a message. A value that is itself a key with the
-    prefix `field.` is translated (names of fields).
+    prefix `field.` is translated (names of fields). A tuple is written as a list.
     """
     catalogue = CATALOGUES[lang]
     shown = {name: _shown(value, catalogue) for name, value in values.items()}
@@ -25,7 +25,9 @@ def say(key: str, lang: Lang, **values: object) -> str:
 
 
 def _shown(value: object, catalogue: dict[str, str]) -> str:
+    if isinstance(value, tuple):
+        return catalogue["list_comma"].join(_shown(item, catalogue) for item in value)
     field = catalogue.get(f"field.{value}") if isinstance(value, str) else None
-    text = field or str(value)
+    text = (field or str(value))[: MAX_SHOWN_CHARS + 1]
     clean = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
     return clean if len(clean) <= MAX_SHOWN_CHARS else clean[: MAX_SHOWN_CHARS - 1] + "…"
