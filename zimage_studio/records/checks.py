@@ -29,7 +29,11 @@ def real(field: str, value: object, low: float, high: float) -> float:
             value = float(value)
         except ValueError:
             raise InvalidInputError("bad_number", field=field, value=_name(value), low=low, high=high) from None
-    if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | float)
+        or (isinstance(value, float) and math.isnan(value))
+    ):
         raise InvalidInputError("bad_number", field=field, value=_name(value), low=low, high=high)
     if not low <= value <= high:
         raise InvalidInputError("out_of_range", field=field, value=value, low=_plain(low), high=_plain(high))

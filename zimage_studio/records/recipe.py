@@ -13,6 +13,8 @@ from zimage_studio.records.strict_json import loads_strict
 
 SCHEMA = 1
 MAX_COMPLAINTS = 5
+MAX_JSON_CHARS = 2**18
+"""A hundred times what a recipe needs: every wrong value in it costs a thousand bytes of complaint."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,7 +90,9 @@ class Recipe:
 
     @classmethod
     def from_json(cls, source: str) -> Self:
-        """Read what `to_json` wrote. Raises ValueError on another schema, unknown keys or wrong values."""
+        """Read what `to_json` wrote. Raises ValueError on another schema, unknown keys, wrong values, length."""
+        if len(source) > MAX_JSON_CHARS:
+            raise ValueError(f"The recipe has {len(source)} characters; at most {MAX_JSON_CHARS} are read.")
         data = loads_strict(source)
         schema = data.pop("schema", None) if isinstance(data, dict) else None
         if schema != SCHEMA:

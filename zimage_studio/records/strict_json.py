@@ -1,13 +1,17 @@
-"""JSON from strangers: no duplicate keys, no NaN or infinity, no depth that breaks whoever walks it later."""
+"""JSON from strangers: no duplicate keys, no NaN or infinity, no depth or number of values that breaks its reader."""
 
 import json
 import math
 
 MAX_DEPTH = 100
+MAX_VALUES = 200_000
+"""An empty list is two characters of text and sixty bytes of memory."""
 
 
 def loads_strict(text: str, *, keep_nan: bool = False) -> object:
-    """The value of `text`. Raises ValueError on NaN, infinity, duplicate keys, or more than 100 levels.
+    """The value of `text`. Raises ValueError on NaN, infinity, duplicate keys, over 100 levels or 200,000 values.
+
+    The values are counted before anything is built, by the marks that stand between them; those inside texts count too.
 
     With `keep_nan`, numbers that JSON does not know become texts ("NaN"): ComfyUI writes them into good files.
     """
@@ -27,6 +31,8 @@ def loads_strict(text: str, *, keep_nan: bool = False) -> object:
             raise ValueError("a key stands twice")
         return keys
 
+    if sum(map(text.count, ",[{")) > MAX_VALUES:
+        raise ValueError(f"it has more than {MAX_VALUES} values")
     try:
         value: object = json.loads(text, parse_constant=constant, parse_float=number, object_pairs_hook=unique)
     except RecursionError:

@@ -11,6 +11,7 @@ from zimage_studio.core.metadata.findings import Findings
 
 MAX_HOPS = 50
 MAX_NODES = 2000
+MAX_ID_CHARS = 100
 _SIZES = {"EmptyLatentImage", "EmptySD3LatentImage", "EmptyFlux2LatentImage"}
 _SHIFTS = {"ModelSamplingAuraFlow", "ModelSamplingSD3"}
 _LOADERS = {"UNETLoader": "unet_name", "UnetLoaderGGUF": "unet_name", "CheckpointLoaderSimple": "ckpt_name"}
@@ -53,9 +54,10 @@ def read_graph(data: Mapping[str, object], found: Findings) -> None:
         _say_why_not(samplers, found)
     for node in graph.nodes.values():
         if node.id not in used and node.kind not in _NO_EFFECT:
-            found.leave(f"{node.id} {node.kind}", dict(node.inputs))
-    for key in data.keys() - graph.nodes.keys():
-        found.leave(key, data[key])
+            found.leave(f"{node.id[:MAX_ID_CHARS]} {node.kind}", dict(node.inputs))
+    for key, value in data.items():
+        if key not in graph.nodes:
+            found.leave(key, value)
 
 
 class _Graph:
@@ -63,6 +65,7 @@ class _Graph:
 
     def __init__(self, data: Mapping[str, object]) -> None:
         self.nodes: dict[str, _Node] = {}
+        self._leads_to: dict[str, _Node | None] = {}
         for key, node in list(data.items())[:MAX_NODES]:
             if isinstance(node, dict) and isinstance(node.get("class_type"), str):
                 inputs = node.get("inputs")
@@ -70,13 +73,24 @@ class _Graph:
 
     def target(self, value: object) -> _Node | None:
         """The node that a link `[id, slot]` leads to, through nodes that only pass on."""
+        first = self._linked(value)
+        if first is None or first.kind not in _PASSES_ON:
+            return first
+        if first.id not in self._leads_to:  # a hostile graph has a hundred thousand links into one long chain
+            self._leads_to[first.id] = self._end_of_chain(first)
+        return self._leads_to[first.id]
+
+    def _linked(self, value: object) -> _Node | None:
+        if not (isinstance(value, list) and len(value) == 2 and isinstance(value[0], str | int)):
+            return None
+        return self.nodes.get(str(value[0])[:MAX_ID_CHARS])
+
+    def _end_of_chain(self, first: _Node) -> _Node | None:
+        node: _Node | None = first
         for _ in range(MAX_HOPS):
-            if not (isinstance(value, list) and len(value) == 2 and isinstance(value[0], str | int)):
-                return None
-            node = self.nodes.get(str(value[0])[:100])
             if node is None or node.kind not in _PASSES_ON:
                 return node
-            value = next(iter(node.inputs.values()), None)
+            node = self._linked(next(iter(node.inputs.values()), None))
         return None
 
     def literal(self, value: object) -> object:
@@ -121,11 +135,11 @@ def _say_why_not(samplers: list[_Node], found: Findings) -> None:
     if not samplers:
         found.note("prompt", None, None, "meta.no_sampler")
         return
-    names = ", ".join(f"{node.id} {node.kind}" for node in samplers[:20])
+    names = ", ".join(f"{node.id[:MAX_ID_CHARS]} {node.kind[:MAX_ID_CHARS]}" for node in samplers[:20])
     found.note("sampler", names, None, "meta.samplers", count=len(samplers))
 
 
-def _plain(_graph: _Graph, node: _Node) -> dict[str, object]:
+def _plain(_graph: _Graph, node: _Node, _used: set[str]) -> dict[str, object]:
     """The inputs of KSampler and KSamplerAdvanced, under one set of names."""
     values = dict(node.inputs)
     values["seed"] = values.get("seed", values.get("noise_seed"))
@@ -133,7 +147,7 @@ def _plain(_graph: _Graph, node: _Node) -> dict[str, object]:
     return values
 
 
-def _custom(graph: _Graph, node: _Node) -> dict[str, object]:
+def _custom(graph: _Graph, node: _Node, used: set[str]) -> dict[str, object]:
     """SamplerCustom and SamplerCustomAdvanced: noise, guider, sampler and times come from nodes of their own."""
     values = dict(node.inputs)
     values["seed"] = values.get("noise_seed")
@@ -147,7 +161,7 @@ def _custom(graph: _Graph, node: _Node) -> dict[str, object]:
         target = graph.target(node.inputs.get(name))
         if target is not None and target.kind == kind:
             values |= {ours: target.inputs.get(theirs) for ours, theirs in taken.items()}
-            values[f"{name} node"] = target.id
+            used.add(target.id)
             if kind == "BasicGuider":
                 values["cfg"] = 1.0
     return values
@@ -166,8 +180,8 @@ def _read_sampling(graph: _Graph, node: _Node, found: Findings) -> set[str]:
     if node.kind not in _READERS:
         found.note("sampler", f"{node.id} {node.kind}", None, "meta.node_unknown")
         return set()
-    values = _READERS[node.kind](graph, node)
-    used = {node.id, *(str(value) for key, value in values.items() if key.endswith(" node"))}
+    used = {node.id}
+    values = _READERS[node.kind](graph, node, used)
     _texts(graph, values, found, used)
     _numbers(graph, values, found)
     _size(graph, values, found, used)

@@ -53,7 +53,7 @@ def texts_in_jpeg(content: bytes) -> dict[str, str]:
         if marker == _APP1 and content[at + 2 : at + 8] == b"Exif\0\0" and not has_exif:
             has_exif = True
             _merge(texts, texts_in_exif(content[at + 8 : at + length]))
-        elif marker == _COMMENT:
+        elif marker == _COMMENT and "comment" not in texts:
             comment = content[at + 2 : at + length].rstrip(b"\0")
             _merge(texts, {"comment": comment.decode("utf-8", "replace")})
         at += length

@@ -14,11 +14,13 @@ from dataclasses import dataclass
 from zimage_studio.errors import InvalidInputError
 from zimage_studio.messages import Lang, say
 from zimage_studio.records.checks import whole
-from zimage_studio.records.request import MAX_SIDE_PX, SIDE_STEP_PX, check_size, checked
+from zimage_studio.records.request import MAX_PROMPT_CHARS, MAX_SIDE_PX, SIDE_STEP_PX, check_size, checked
 
 MAX_SHOWN_CHARS = 2000
 MAX_KEY_CHARS = 100
 MAX_LISTED = 300
+MORE = "…"
+"""Stands for the entries beyond; a stranger's key of that name gives way to it."""
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 _NUMBER = re.compile(r"[+-]?\d{1,30}(?:\.\d{0,30})?", re.ASCII)
 _OLD_DIFFUSERS = re.compile(r"0\.(\d{1,3})(?:\.|$)", re.ASCII)
@@ -77,22 +79,27 @@ class Findings:
         self.recipe: dict[str, object] = {}
         self.converted: list[Conversion] = []
         self.unknown: dict[str, str] = {}
+        self._beyond = 0
 
     def inspection(self, dialect: str) -> Inspection:
         """The result; without a single field there is no recipe."""
-        return Inspection(dialect, self.recipe or None, tuple(self.converted[:MAX_LISTED]), self.unknown)
+        unknown = self.unknown | ({MORE: f"+{self._beyond}"} if self._beyond else {})
+        return Inspection(dialect, self.recipe or None, tuple(self.converted[:MAX_LISTED]), unknown)
 
     def leave(self, key: str, value: object) -> None:
-        """Not understood, or not used: shown only. Beyond 300 entries, counted under `…`."""
-        name = clean(key)[:MAX_KEY_CHARS]
-        if len(self.unknown) < MAX_LISTED or name in self.unknown:
+        """Not understood, or not used: shown only. Beyond 300 entries, or under a name taken, counted under `…`."""
+        name = clean(key[:MAX_KEY_CHARS])
+        if name in self.unknown:
+            self._beyond += self.unknown[name] != shown(value)
+        elif len(self.unknown) < MAX_LISTED:
             self.unknown[name] = shown(value)
         else:
-            self.unknown["…"] = f"+{int(self.unknown.get('…', '+0')) + 1}"
+            self._beyond += 1
 
     def note(self, field: str, source: object, value: object, reason: str, /, **details: object) -> None:
         """Say that a value means something else here, or nothing."""
-        self.converted.append(Conversion(clean(field), brief(source), value, reason, details))
+        shortened = {name: brief(detail) for name, detail in details.items()}
+        self.converted.append(Conversion(clean(field[:MAX_KEY_CHARS]), brief(source), value, reason, shortened))
 
     def take(self, field: str, key: str, value: object) -> bool:
         """Take the value over as it is, if a request would accept it; else list it with the reason."""
@@ -110,14 +117,14 @@ class Findings:
             if value is not None:
                 self.leave(key, value)
             return
-        words = clean(value)
+        words = clean(value) if len(value) <= MAX_PROMPT_CHARS else value
         if self.take(field, key, words) and words != value:
             self.note(field, value, brief(words), "meta.cleaned")
 
     def model(self, name: object) -> None:
         """The model's name, for a person to read: nothing is looked up with it here."""
         if isinstance(name, str) and name:
-            self.recipe["model"] = clean(name)[:MAX_KEY_CHARS]
+            self.recipe["model"] = clean(name[:MAX_KEY_CHARS])
 
     def size(self, key: str, width: object, height: object) -> None:
         """Both sides, moved to multiples of 16 px."""

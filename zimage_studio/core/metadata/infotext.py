@@ -12,6 +12,7 @@ from zimage_studio.records.recipe import Recipe
 
 _PAIR = re.compile(r'(\w[\w \-/]{1,60}):\s{0,8}("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
 """A1111's own pattern, with bounds, so that no text takes longer than its length."""
+_NEGATIVE = "\nNegative prompt:"
 MIN_PAIRS = 3
 MAX_PAIRS_CHARS = 100_000
 _SURE = {"Steps", "Seed", "Sampler", "CFG scale", "Size", "Model"}
@@ -51,19 +52,14 @@ def parse_infotext(text: str) -> tuple[str, str, dict[str, str]]:
     As in A1111, a last line of fewer than three pairs belongs to the prompt; unless it holds nothing but keys that
     no prompt has, such as `Steps: 8, Seed: 5`, which other writers leave behind.
     """
-    lines = text.strip().split("\n")
-    pairs = _pairs(lines[-1])
-    if pairs:
-        lines = lines[:-1]
-    prompt: list[str] = []
-    negative: list[str] = []
-    into = prompt
-    for line in lines:
-        if line.startswith("Negative prompt:"):
-            into = negative
-            line = line.removeprefix("Negative prompt:").lstrip()
-        into.append(line)
-    return "\n".join(prompt).strip(), "\n".join(negative).strip(), pairs
+    text = text.strip()
+    before, _, last = text.rpartition("\n")
+    pairs = _pairs(last)
+    lines = f"\n{before if pairs else text}"
+    prompt, _, negative = lines.partition(_NEGATIVE)
+    if _NEGATIVE in negative:
+        negative = re.sub(rf"{_NEGATIVE}[^\S\n]*", "\n", negative)
+    return prompt.strip(), negative.strip(), pairs
 
 
 def _pairs(line: str) -> dict[str, str]:

@@ -73,13 +73,13 @@ def _own(texts: dict[str, str], found: Findings) -> Inspection | None:
         try:
             recipe = Recipe.from_json(text)
         except (ValueError, TypeError) as error:
-            found.note(key, text, None, "meta.bad_json", why=error)
+            found.note(key, text, None, "meta.bad_json", why=str(error))
             continue
         for other in (key, INFOTEXT_KEY):
             texts.pop(other, None)
         for other, value in texts.items():
             found.leave(other, value)
-        return Inspection(OWN_KEY, recipe.to_dict(), unknown=found.unknown)
+        return Inspection(OWN_KEY, recipe.to_dict(), unknown=found.inspection(OWN_KEY).unknown)
     return None
 
 
@@ -128,8 +128,9 @@ def _pasted_graph(data: dict[str, object], found: Findings) -> bool:
         inner = _object(inner)
     if isinstance(inner, dict) and comfyui.is_graph(inner):
         comfyui.read_graph(inner, found)
-        for key in data.keys() - {_GRAPH_KEY}:
-            found.leave(key, data[key])
+        for key, value in data.items():
+            if key != _GRAPH_KEY:
+                found.leave(key, value)
         return True
     if comfyui.is_graph(data):
         comfyui.read_graph(data, found)
@@ -187,7 +188,7 @@ def _parsed(key: str, texts: dict[str, str], found: Findings) -> object:
     try:
         return loads_strict(texts[key], keep_nan=True)
     except ValueError as error:
-        found.note(key, texts[key], None, "meta.bad_json", why=error)
+        found.note(key, texts[key], None, "meta.bad_json", why=str(error))
         return None
 
 

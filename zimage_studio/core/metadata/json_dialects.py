@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Mapping
 
-from zimage_studio.core.metadata.findings import Findings, number
+from zimage_studio.core.metadata.findings import Findings, number, shown
 
 _RESOLUTION = re.compile(r"\D{0,3}(\d{1,6})\D{1,6}(\d{1,6})\D{0,3}", re.ASCII)
 _SWARM_ROOT = "sui_image_params"
@@ -54,14 +54,15 @@ def read_invokeai(data: Mapping[str, object], found: Findings) -> bool:
 
 
 def _invoke_noise(found: Findings, rest: dict[str, object]) -> None:
+    mode = rest.get("generation_mode")
+    is_z_image = isinstance(mode, str) and mode.startswith("z_image")
     device = rest.pop("rand_device", None)
     if device not in (None, "cpu"):
         found.leave("rand_device", device)
         found.note("noise", device, None, "meta.noise_other")
-    elif str(rest.get("generation_mode", "")).startswith("z_image"):
+    elif is_z_image:
         found.note("noise", "cpu", None, "meta.noise_rounded")
     width, height = found.recipe.get("width"), found.recipe.get("height")
-    is_z_image = str(rest.get("generation_mode", "")).startswith("z_image")
     if is_z_image and "shift" not in found.recipe and isinstance(width, int) and isinstance(height, int):
         found.note("shift", None, None, "meta.invoke_shift", value=f"{_invoke_shift(width, height):.3f}")
 
@@ -81,7 +82,7 @@ def read_fooocus(data: Mapping[str, object], found: Findings, *, scheme: str = "
     found.text("negative_prompt", "negative_prompt", rest.pop("negative_prompt", None))
     _take(found, rest, {"seed": "seed"})
     _steps_and_scale(found, rest, "guidance_scale")
-    size = _RESOLUTION.fullmatch(str(rest.get("resolution", ""))[:40])
+    size = _RESOLUTION.fullmatch(shown(rest.get("resolution", ""))[:40])
     if size:
         found.size("resolution", size[1], size[2])
         del rest["resolution"]
