@@ -140,6 +140,9 @@ def replay(
     steps: Annotated[str | None, typer.Option(help="Another number of steps.")] = None,
     guidance: Annotated[str | None, typer.Option(help="Another guidance.")] = None,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Also copy the new image there.")] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", metavar="KEY", help="Another model; else the one of the recipe, by hash.")
+    ] = None,
     folders: FoldersOption = None,
     data: DataOption = None,
     lang: LangOption = None,
@@ -148,22 +151,21 @@ def replay(
 ) -> None:
     """Make an image again from its recipe and say whether it is the same.
 
-    A changed field keeps the rest. The model is found by its hash.
+    A changed field keeps the rest. The model is found by its hash, unless --model names another.
     """
     settings = load_settings({"data": data, "lang": lang, "models": folders, "offline": offline})
     given = {"seed": seed, "prompt": prompt, "negative_prompt": negative, "steps": steps, "guidance": guidance}
     overrides = {**{name: value for name, value in given.items() if value is not None}, **_size(size)}
     printer = _Printer(as_json, settings.lang)
     with _studio(settings) as studio:
-        verdict = _replay(studio, file, overrides, printer, out)
-    reason = verdict.reason if verdict.verdict == "refused" else say(verdict.reason, settings.lang)
-    printer.result({**verdict.to_dict(), "reason": reason}, _verdict_text(verdict, reason))
+        verdict = _replay(studio, file, overrides, model, printer, out)
+    printer.result(verdict.to_dict(settings.lang), _verdict_text(verdict, settings.lang))
     if verdict.verdict == "refused":
         raise typer.Exit(REFUSED)
 
 
-def _verdict_text(verdict: Verdict, reason: str) -> str:
-    lines = [f"{verdict.verdict}: {reason}"]
+def _verdict_text(verdict: Verdict, lang: Lang) -> str:
+    lines = [f"{verdict.verdict}: {verdict.sentence(lang)}"]
     lines += [f"  {difference.field}: {difference.then} -> {difference.now}" for difference in verdict.differences]
     if verdict.psnr_db is not None:
         apart = f"SSIM {verdict.ssim:.3f}, largest difference {verdict.max_difference}"
@@ -171,15 +173,18 @@ def _verdict_text(verdict: Verdict, reason: str) -> str:
     return "\n".join(lines)
 
 
-def _replay(studio: Studio, file: Path, overrides: dict[str, object], printer: _Printer, out: Path | None) -> Verdict:
+def _replay(
+    studio: Studio, file: Path, overrides: dict[str, object], model: str | None, printer: _Printer, out: Path | None
+) -> Verdict:
     """A refusal about the model or the recipe is a verdict too; bad overrides are refused as everywhere."""
     try:
         original = read_original(file)
-        job = studio.replay.start(original, _quiet, overrides=overrides, session="local")
+        key = None if model is None else studio.models.get(model, allow_paths=True).key
+        job = studio.replay.start(original, _quiet, overrides=overrides, model=key, session="local")
     except InvalidInputError:
         raise
     except UserError as error:
-        return Verdict(verdict="refused", reason=error.text(printer.lang))
+        return Verdict(verdict="refused", reason=error.key, details=error.values)
     (made,) = _watch(job, printer)
     if out is not None:
         made = _copied(made, out)

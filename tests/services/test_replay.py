@@ -120,7 +120,10 @@ def test_distances_of_known_pictures():
     assert apart.max_difference == 51
     changed = black.copy()
     changed[3, 4, 1] = 10
-    shown = difference_map(black, changed)
-    assert shown[3, 4].tolist() == [255, 255, 255] and int(shown.sum()) == 3 * 255
+    shown, factor = difference_map(black, changed)
+    assert factor == 25
+    assert shown[3, 4].tolist() == [250, 250, 250] and int(shown.sum()) == 3 * 250
+    shown, factor = difference_map(grey, grey)
+    assert factor == 1 and not shown.any()
     with pytest.raises(ValueError, match="cannot be compared"):
         distance(black, black[:8])

@@ -190,6 +190,16 @@ EN: dict[str, str] = {
     "state.generating": "Generating",
     "state.lent": "Lent to a job",
     "state.failed": "Failed: {why}",
+    # how the arithmetic is done, first choice first (core.precision)
+    "rung.float16_scaled": "float16, scaled exactly",
+    "rung.float16_float32_blocks": "float16, scaled exactly, the sensitive blocks in float32",
+    "rung.bfloat16": "bfloat16",
+    "rung.float32": "float32",
+    # live readouts
+    "telemetry.no_library": "This computer has no NVIDIA driver, so only its own memory is shown.",
+    "telemetry.no_driver": "The NVIDIA driver does not answer, so only the computer's own memory is shown.",
+    "telemetry.no_gpu": "The NVIDIA driver finds no GPU, so only the computer's own memory is shown.",
+    "telemetry.gpu_lost": "A GPU no longer answers. If it does not come back, restart the computer.",
     # progress notes
     "note.waiting": "Waiting, {ahead} before you",
     "note.starting": "Starting",

@@ -190,6 +190,16 @@ ZH: dict[str, str] = {
     "state.generating": "正在生成",
     "state.lent": "已借给任务",
     "state.failed": "失败：{why}",
+    # how the arithmetic is done, first choice first (core.precision)
+    "rung.float16_scaled": "float16，精确缩放",
+    "rung.float16_float32_blocks": "float16，精确缩放，敏感模块用 float32",
+    "rung.bfloat16": "bfloat16",
+    "rung.float32": "float32",
+    # live readouts
+    "telemetry.no_library": "这台电脑没有 NVIDIA 驱动，因此只显示电脑自身的内存。",
+    "telemetry.no_driver": "NVIDIA 驱动没有回应，因此只显示电脑自身的内存。",
+    "telemetry.no_gpu": "NVIDIA 驱动没有找到 GPU，因此只显示电脑自身的内存。",
+    "telemetry.gpu_lost": "有一个 GPU 不再回应。如果一直不恢复，请重启电脑。",
     # progress notes
     "note.waiting": "等待中，前面还有 {ahead} 个",
     "note.starting": "准备开始",

@@ -8,8 +8,10 @@ from zimage_studio.messages import Lang
 from zimage_studio.services.studio import Studio
 from zimage_studio.ui import present
 from zimage_studio.ui.api import add_api
-from zimage_studio.ui.generate_tab import PRIVATE, add_generate_tab, refresh_models
+from zimage_studio.ui.doors import PRIVATE
+from zimage_studio.ui.generate_tab import add_generate_tab, refresh_models
 from zimage_studio.ui.history_tab import add_history_tab
+from zimage_studio.ui.replay_tab import ReplayTab
 from zimage_studio.ui.texts import Texts
 
 ASSETS = Path(__file__).parent / "assets"
@@ -32,9 +34,13 @@ def build_page(studio: Studio, lang: Lang, *, with_api: bool) -> gr.Blocks:
             gr.HTML(present.language_link(t))
         with gr.Tabs(elem_id="zs-tabs") as tabs:
             with gr.Tab(t("tab_generate"), id="generate"):
-                controls = add_generate_tab(studio, t)
+                controls, stage = add_generate_tab(studio, t)
+            with gr.Tab(t("tab_replay"), id="replay") as replaying:
+                replay = ReplayTab(studio, tabs, replaying, t)
             with gr.Tab(t("tab_history"), id="history") as history:
-                add_history_tab(studio, controls, tabs, history, t)
+                view = add_history_tab(studio, controls, tabs, history, t)
+        replay.offer(stage.replay, stage.chosen_id)
+        replay.offer(view.replay, view.chosen)
 
         def on_tick() -> str:
             state = studio.manager.state

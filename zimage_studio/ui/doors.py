@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 from gradio import processing_utils
@@ -12,6 +13,10 @@ from zimage_studio.errors import UserError
 from zimage_studio.messages import Lang
 from zimage_studio.ui.present import error_text
 from zimage_studio.ui.texts import Texts
+
+LOCAL = {"queue": False, "show_progress": "hidden"}  # runs in the browser only: fn=None, js=...
+PRIVATE = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": None, "preprocess": False}
+Update = dict[Any, Any]
 
 
 @contextmanager
@@ -54,3 +59,19 @@ def shown(path: Path) -> str:
     anyone who names it. The copies are swept after a day (`delete_cache` of the page).
     """
     return str(processing_utils.save_file_to_cache(path, cache_dir=get_upload_folder()))
+
+
+def uploaded(value: object) -> tuple[Path, str]:
+    """The file that a person uploaded, and what they called it. Raises UserError for anything else.
+
+    A path from outside is read only when it lies in the folder where Gradio puts uploads, each under the hash of
+    its content: nobody can name what they do not have. The name is for showing only.
+    """
+    path, name = (value.get("path"), value.get("orig_name")) if isinstance(value, dict) else (None, None)
+    try:
+        place = Path(path).resolve(strict=True) if isinstance(path, str) else None
+    except (OSError, ValueError, RuntimeError):
+        place = None
+    if place is None or not place.is_file() or not place.is_relative_to(Path(get_upload_folder()).resolve()):
+        raise UserError("not_uploaded")
+    return place, name if isinstance(name, str) and name else place.name

@@ -1,29 +1,22 @@
 """The Generate tab: the controls on the left, the stage with the image on the right."""
 
 import json
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
 
-from zimage_studio.errors import UserError
 from zimage_studio.records.artifact import ModelArtifact
 from zimage_studio.records.recipe import Recipe
 from zimage_studio.records.request import ModelDefaults
-from zimage_studio.services.generation import GenerationJob, JobView
+from zimage_studio.services.generation import GenerationJob
 from zimage_studio.services.images import StoredImage
 from zimage_studio.services.studio import Studio
 from zimage_studio.ui import forms, present
-from zimage_studio.ui.doors import errors_as_toasts, plain_toast, session_of, shown, toast
+from zimage_studio.ui.doors import LOCAL, PRIVATE, Update, errors_as_toasts, session_of, shown
 from zimage_studio.ui.texts import Texts
-
-FRAME_S = 0.1
-WATCH_S = 5.0
-LOCAL = {"queue": False, "show_progress": "hidden"}  # runs in the browser only: fn=None, js=...
-PRIVATE = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": None, "preprocess": False}
-Update = dict[Any, Any]
+from zimage_studio.ui.watching import moments, raise_failure
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,13 +67,14 @@ class Stage:
     actions: gr.Row
     download: gr.DownloadButton
     again: gr.Button
+    replay: gr.Button
     recipe: gr.HTML
     ids: gr.State
+    chosen_id: gr.State
 
-    def working(self, html: str) -> Update:
+    def working(self) -> Update:
         """The outcome of the last run makes room for the one that is forming."""
         return {
-            self.html: gr.update(value=html, visible=True),
             self.gallery: gr.update(visible=False, value=None),
             self.actions: gr.update(visible=False),
             self.recipe: gr.update(visible=False),
@@ -102,15 +96,21 @@ class Stage:
         return {
             self.recipe: gr.update(value=present.recipe(image, t), visible=True),
             self.download: gr.update(value=shown(image.path)),
+            self.chosen_id: image.id,
         }
 
     @property
     def outputs(self) -> list[Any]:
         """Everything on this side."""
-        return [self.html, self.gallery, self.actions, self.download, self.recipe, self.ids]
+        return [self.html, self.gallery, self.actions, self.ids, *self.chosen_outputs]
+
+    @property
+    def chosen_outputs(self) -> list[Any]:
+        """What changes with the image that is looked at."""
+        return [self.recipe, self.download, self.chosen_id]
 
 
-def add_generate_tab(studio: Studio, t: Texts) -> Controls:
+def add_generate_tab(studio: Studio, t: Texts) -> tuple[Controls, Stage]:
     """Add widgets and wiring to the Blocks that is being built."""
     models = studio.models.list()
     default = _find(models, studio.settings.model) or models[0]
@@ -122,7 +122,7 @@ def add_generate_tab(studio: Studio, t: Texts) -> Controls:
     _wire_local(controls, t)
     _wire_model(studio, controls, t)
     _wire_generation(studio, controls, stage, t)
-    return controls
+    return controls, stage
 
 
 def refresh_models(studio: Studio) -> Any:
@@ -203,10 +203,12 @@ def _stage(t: Texts) -> Stage:
     with gr.Row(visible=False, elem_classes="zs-actions") as actions:
         download = gr.DownloadButton(t("download"), size="md", min_width=140, elem_id="zs-download")
         again = gr.Button(t("again"), size="md", min_width=140, elem_id="zs-again")
+        replay = gr.Button(t("replay"), size="md", min_width=100, elem_id="zs-to-replay")
     recipe = gr.HTML(visible=False, elem_id="zs-recipe")
     return Stage(
-        html=html, gallery=gallery, actions=actions, download=download, again=again, recipe=recipe, ids=gr.State([])
-    )
+        html=html, gallery=gallery, actions=actions, download=download, again=again, replay=replay, recipe=recipe,
+        ids=gr.State([]), chosen_id=gr.State(""),
+    )  # fmt: skip
 
 
 def _negative_note(guidance: float, t: Texts) -> str:
@@ -278,27 +280,21 @@ def _wire_generation(studio: Studio, controls: Controls, stage: Stage, t: Texts)
     inputs = [*controls.fields, controls.model]
     controls.generate.click(on_generate, inputs, outputs, trigger_mode="once", **PRIVATE)
     controls.stop.click(on_stop, None, None, **PRIVATE)
-    stage.gallery.select(on_select, stage.ids, [stage.recipe, stage.download], **PRIVATE)
+    stage.gallery.select(on_select, stage.ids, stage.chosen_outputs, **PRIVATE)
     stage.again.click(on_again, stage.ids, inputs, **PRIVATE).success(on_generate, inputs, outputs, **PRIVATE)
 
 
 def _watch(job: GenerationJob, controls: Controls, stage: Stage, t: Texts) -> Iterator[Update]:
-    """The job as the stage shows it, at most ten times a second. The job does not need to be watched to run."""
-    request = job.batch.first
-    aspect = request.width / request.height
-    view = last = job.view
-    yield {**stage.working(present.stage_working(view, aspect, t)), **_started(job, controls, t)}
-    while not view.finished:
-        last = view if view.preview is not None else replace(view, preview=last.preview)
-        version, view = view.version, job.wait_change(view.version, WATCH_S)
-        if not view.finished and view.version != version:
-            yield {stage.html: present.stage_working(view, aspect, t)}
-            time.sleep(FRAME_S)
-    yield {**_outcome(view, last, aspect, stage, t), controls.stop: gr.update(interactive=False)}
-    if view.error is not None:
-        raise toast(view.error, t)
-    if view.state == "failed" and view.error is None:
-        raise plain_toast(t("stage_bug"), t)
+    started = {**stage.working(), **_started(job, controls, t)}
+    for moment in moments(job, t):
+        if not moment.view.finished:
+            yield {**started, stage.html: gr.update(value=moment.html, visible=True)}
+            started = {}
+            continue
+        images = moment.view.images
+        outcome = stage.done(images, t) if images else {stage.html: gr.update(value=moment.html, visible=True)}
+        yield {**started, **outcome, controls.stop: gr.update(interactive=False)}
+        raise_failure(moment.view, t)
 
 
 def _started(job: GenerationJob, controls: Controls, t: Texts) -> Update:
@@ -309,12 +305,3 @@ def _started(job: GenerationJob, controls: Controls, t: Texts) -> Update:
         controls.seed_note: present.seed_note(seed, t),
         controls.stop: gr.update(interactive=True),
     }
-
-
-def _outcome(view: JobView, last: JobView, aspect: float, stage: Stage, t: Texts) -> Update:
-    if view.images:
-        return stage.done(view.images, t)
-    if view.state == "stopped":
-        return {stage.html: present.stage_stopped(last, aspect, t)}
-    why: UserError | None = view.error
-    return {stage.html: present.stage_failed(why.text(t.lang) if why is not None else t("stage_bug"), t)}

@@ -8,6 +8,7 @@ from datetime import datetime
 
 from PIL import Image
 
+from zimage_studio.messages import CATALOGUES as MESSAGES
 from zimage_studio.messages import say
 from zimage_studio.records.artifact import ModelArtifact
 from zimage_studio.records.progress import Preview
@@ -15,7 +16,7 @@ from zimage_studio.records.recipe import Recipe
 from zimage_studio.services.generation import JobView
 from zimage_studio.services.images import StoredImage
 from zimage_studio.services.manager import ManagerState
-from zimage_studio.ui.texts import Texts
+from zimage_studio.ui.texts import CATALOGUES, Texts
 
 PREVIEW_PX = 256
 MAX_ALT_CHARS = 200
@@ -108,7 +109,7 @@ def recipe(stored: StoredImage, t: Texts) -> str:
         (t("recipe_model"), f"{escape(made.model.name)} {_short_hash(made.model.sha256, 8)}"),
         (t("recipe_seconds"), escape(duration(outcome.seconds, t))),
         (t("recipe_device"), escape(made.numerics.device)),
-        (t("recipe_created"), escape(_local_minute(made))),
+        (t("recipe_created"), escape(local_minute(made.created))),
         (t("recipe_hash"), _short_hash(outcome.pixels_sha256, 16)),
     ]
     cells = "".join(f"<div><dt>{escape(name)}</dt><dd>{value}</dd></div>" for name, value in rows if value)
@@ -122,6 +123,12 @@ def recipe(stored: StoredImage, t: Texts) -> str:
 def pretty_json(made: Recipe) -> str:
     """The recipe with line breaks; digits of the seed are kept, as this is text."""
     return json.dumps(made.to_dict(), ensure_ascii=False, indent=2)
+
+
+def field_name(name: str, t: Texts) -> str:
+    """What a field of a request is called: above its widget, else in sentences, else as it is written."""
+    words = CATALOGUES[t.lang].get(name) or MESSAGES[t.lang].get(f"field.{name}", name.replace("_", " "))
+    return words[:1].upper() + words[1:]
 
 
 def alt_text(stored: StoredImage) -> str:
@@ -200,8 +207,12 @@ def _short_hash(sha256: str, shown: int) -> str:
     return f'<small title="{escape(sha256)}">{escape(sha256[:shown])}…</small>'
 
 
-def _local_minute(made: Recipe) -> str:
-    return datetime.fromisoformat(made.created).astimezone().strftime("%Y-%m-%d %H:%M")
+def local_minute(created: str) -> str:
+    """A recorded time as the clock of the server shows it; what is no time (a file may say anything) as it stands."""
+    try:
+        return datetime.fromisoformat(created).astimezone().strftime("%Y-%m-%d %H:%M")
+    except (ValueError, OverflowError):
+        return created
 
 
 def _parameters(number: int, t: Texts) -> str:

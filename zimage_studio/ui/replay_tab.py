@@ -1,0 +1,408 @@
+"""The Replay tab: hand in what an image was made with, make it again, read the verdict."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import gradio as gr
+
+from zimage_studio.errors import UserError
+from zimage_studio.records.artifact import ModelArtifact
+from zimage_studio.services.images import StoredImage
+from zimage_studio.services.replay import Original, read_pasted, read_picture
+from zimage_studio.services.studio import Studio
+from zimage_studio.ui import present, replay_view, request_form
+from zimage_studio.ui.doors import LOCAL, PRIVATE, Update, errors_as_toasts, session_of, shown, uploaded
+from zimage_studio.ui.replay_run import Finished, Missing, ReplayRuns
+from zimage_studio.ui.request_form import RequestForm, add_request_form
+from zimage_studio.ui.texts import Texts
+from zimage_studio.ui.watching import Moment, raise_failure
+
+RECENT = 6
+RECORDED = ""
+"""The choice of the model picker that means: the weights of the recipe, by hash."""
+_SEED = re.compile(r"\d{1,20}", re.ASCII)
+SCROLL_TO_READING = """() => { if (innerWidth <= 860)
+    setTimeout(() => document.querySelector("#zs-replay-go")?.scrollIntoView({behavior: "smooth"}), 150); }"""
+
+
+@dataclass(frozen=True, slots=True)
+class Ways:
+    """The left side: the ways in, the buttons, the fields."""
+
+    drop: gr.File
+    recent: gr.Gallery
+    recent_ids: gr.State
+    paste: gr.Textbox
+    replay: gr.Button
+    stop: gr.Button
+    form: RequestForm
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The right side: what happens or came out above, what was read below."""
+
+    stage: gr.HTML
+    verdict: gr.HTML
+    anyway_row: gr.Row
+    anyway: gr.Button
+    pictures: gr.Row
+    slider: gr.ImageSlider
+    show_then: gr.Button
+    show_both: gr.Button
+    show_now: gr.Button
+    map: gr.Image
+    map_words: gr.HTML
+    image: gr.Image
+    actions: gr.Row
+    download: gr.DownloadButton
+    recipe: gr.HTML
+    reading: gr.HTML
+
+    def cleared(self) -> Update:
+        """Nothing has come out (yet)."""
+        hidden = (self.verdict, self.anyway_row, self.pictures, self.image, self.actions, self.recipe)
+        return {widget: gr.update(visible=False) for widget in hidden}
+
+    @property
+    def outputs(self) -> list[Any]:
+        """What a run changes."""
+        return [
+            self.stage, self.verdict, self.anyway_row, self.anyway, self.pictures, self.slider, self.map,
+            self.map_words, self.image, self.actions, self.download, self.recipe,
+        ]  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What the page remembers: the original and what the form showed of it (on the server), and that there is one
+    (in the browser, so that a restart of the server in between is noticed)."""
+
+    original: gr.State
+    shown: gr.State
+    mark: gr.Textbox
+    nearest: gr.State
+
+    @property
+    def outputs(self) -> list[Any]:
+        """All of it."""
+        return [self.original, self.shown, self.mark, self.nearest]
+
+
+class ReplayTab:
+    """Widgets and wiring. Other tabs hand an image over with `offer`."""
+
+    def __init__(self, studio: Studio, tabs: gr.Tabs, tab: gr.Tab, t: Texts) -> None:
+        self._studio = studio
+        self._tabs = tabs
+        self._t = t
+        self._runs = ReplayRuns(studio, t)
+        self._held = Held(gr.State(None), gr.State({}), gr.Textbox("", visible=False), gr.State(""))
+        with gr.Row(elem_classes="zs-columns", equal_height=False):
+            with gr.Column(scale=0, min_width=300, elem_classes="zs-controls"):
+                self._ways = _ways(studio, t)
+            with gr.Column(scale=1, min_width=300, elem_classes="zs-stage-column"):
+                self._out = _outcome(t)
+        self._wire_ways(tab)
+        self._wire_run()
+        _wire_slider(self._out)
+
+    def offer(self, button: gr.Button, image_id: gr.State) -> None:
+        """Let `button` of another tab bring the image `image_id` here."""
+
+        def on_offer(chosen: str) -> Update:
+            return {**self._pick(chosen), self._tabs: gr.update(selected="replay")}
+
+        button.click(on_offer, image_id, [*self._read_outputs, self._tabs], **PRIVATE).success(
+            None, None, None, js=SCROLL_TO_READING, **LOCAL
+        )
+
+    @property
+    def _read_outputs(self) -> list[Any]:
+        ways, out = self._ways, self._out
+        return [ways.drop, ways.paste, *ways.form.widgets, *out.outputs, out.reading, *self._held.outputs]
+
+    def _wire_ways(self, tab: gr.Tab) -> None:
+        ways, outputs = self._ways, self._read_outputs
+
+        def on_drop(file: object) -> Update:
+            try:
+                path, name = uploaded(file)
+                original = read_picture(path, name=name)
+            except UserError as error:
+                return self._refused(error)
+            return {**self._loaded(original, str(path)), ways.paste: ""}
+
+        def on_paste(text: object) -> Update:
+            return self._pasted(text if isinstance(text, str) else "")
+
+        def on_recent(ids: list[str], event: gr.SelectData) -> Update:
+            return self._pick(ids[event.index])
+
+        def on_open() -> Update:
+            images, _ = self._studio.images.page(rows=RECENT)
+            entries = [(shown(self._studio.images.thumbnail(image)), present.alt_text(image)) for image in images]
+            return {
+                ways.recent: gr.update(value=entries, selected_index=None, visible=bool(images)),
+                ways.recent_ids: [image.id for image in images],
+            }
+
+        scroll = {"fn": None, "inputs": None, "outputs": None, "js": SCROLL_TO_READING, **LOCAL}
+        tab.select(on_open, None, [ways.recent, ways.recent_ids], **PRIVATE)
+        ways.drop.upload(on_drop, ways.drop, outputs, **PRIVATE).success(**scroll)
+        ways.recent.select(on_recent, ways.recent_ids, outputs, **PRIVATE).success(**scroll)
+        ways.paste.input(on_paste, ways.paste, outputs, trigger_mode="always_last", **PRIVATE)
+        ways.form.model.input(self._on_model, [ways.form.model, self._held.original], ways.form.widgets, **PRIVATE)
+
+    def _wire_run(self) -> None:
+        ways, held = self._ways, self._held
+
+        def on_replay(request: gr.Request, original: object, seen: object, mark: object, *widgets: Any) -> Any:
+            values, model = ways.form.values(widgets)
+            with errors_as_toasts(self._t):
+                source = self._source(original, mark)
+                overrides = values if source.recipe is None else request_form.changed(_mapping(seen), values)
+                key = None if model == RECORDED and source.recipe is not None else _text(model)
+                yield from self._run(source, overrides, key, session_of(request))
+
+        def on_anyway(
+            request: gr.Request, nearest: str, original: object, seen: object, mark: object, *widgets: Any
+        ) -> Any:
+            yield from on_replay(request, original, seen, mark, *widgets[:-1], nearest)
+
+        def on_stop(request: gr.Request) -> None:
+            self._runs.stop(session_of(request))
+
+        inputs = [held.original, held.shown, held.mark, *ways.form.widgets]
+        outputs = [*self._out.outputs, ways.stop, held.nearest]
+        ways.replay.click(on_replay, inputs, outputs, trigger_mode="once", **PRIVATE)
+        self._out.anyway.click(on_anyway, [held.nearest, *inputs], outputs, trigger_mode="once", **PRIVATE)
+        ways.stop.click(on_stop, None, None, **PRIVATE)
+
+    # --- what was handed in
+
+    def _pick(self, image_id: str) -> Update:
+        with errors_as_toasts(self._t):
+            image = self._studio.images.get(image_id)
+            original = read_picture(image.path)
+        thumbnail = shown(self._studio.images.thumbnail(image))
+        return {**self._loaded(original, thumbnail), self._ways.paste: ""}
+
+    def _pasted(self, text: str) -> Update:
+        if not text.strip():
+            return {**self._emptied(), self._out.stage: gr.update(value=replay_view.idle(self._t), visible=True)}
+        if _SEED.fullmatch(text.strip()):
+            seed = text.strip()
+            html = gr.update(value=replay_view.only_a_seed(seed, self._t), visible=True)
+            return {**self._emptied(), **self._ways.form.show({"seed": seed}), self._out.reading: html}
+        try:
+            original = read_pasted(text)
+        except UserError as error:
+            return self._refused(error)
+        kept = self._kept(original)
+        return self._loaded(replace(original, path=None if kept is None else kept.path), _thumbnail(self._studio, kept))
+
+    def _kept(self, original: Original) -> StoredImage | None:
+        """The image of a pasted recipe, when History still has it."""
+        if original.recipe is None:
+            return None
+        images = self._studio.images.with_pixels(original.recipe.outcome.pixels_sha256)
+        return next((image for image in images if image.path.exists()), None)
+
+    def _loaded(self, original: Original, picture: str) -> Update:
+        models, form, t = self._studio.models.list(), self._ways.form, self._t
+        chosen = _model_for(original, models, self._studio.settings.model)
+        values = {**request_form.defaults_of(chosen.defaults), **original.values}
+        filled = [name for name in ("width", "height", "steps", "guidance") if name not in original.values]
+        other = chosen.name if original.recipe is None and not _is_named(chosen, original.model_name) else ""
+        html = replay_view.reading(
+            original, t, picture=picture, filled=filled, chosen=other if original.model_name else ""
+        )
+        own = original.recipe is not None
+        return {
+            **self._emptied(), **form.show(values),
+            form.model: gr.update(choices=_choices(models, original, t), value=RECORDED if own else chosen.key),
+            self._out.reading: gr.update(value=html, visible=True),
+            self._held.original: original, self._held.shown: values, self._held.mark: "read",
+        }  # fmt: skip
+
+    def _emptied(self) -> Update:
+        """Nothing is held, and nothing has come out."""
+        form = self._ways.form
+        models = self._studio.models.list()
+        picker = gr.update(choices=_choices(models, None, self._t), value=self._studio.settings.model)
+        return {
+            **self._out.cleared(), form.model: picker,
+            self._ways.drop: None, self._out.stage: gr.update(visible=False),
+            self._out.reading: gr.update(visible=False),
+            self._held.original: None, self._held.shown: {}, self._held.mark: "", self._held.nearest: "",
+        }  # fmt: skip
+
+    def _refused(self, error: UserError) -> Update:
+        html = replay_view.unreadable(error.text(self._t.lang))
+        return {**self._emptied(), self._out.reading: gr.update(value=html, visible=True)}
+
+    def _on_model(self, key: object, original: Original | None) -> Update:
+        """What nothing that was read decides comes from the model that is chosen."""
+        artifact = next((model for model in self._studio.models.list() if model.key == key), None)
+        if artifact is None or (original is not None and original.recipe is not None):
+            return {self._ways.form.model: gr.skip()}
+        values = request_form.defaults_of(artifact.defaults)
+        said = set() if original is None else original.values.keys()
+        fresh = {name: values[name] for name in ("width", "height", "steps", "guidance") if name not in said}
+        return self._ways.form.show(fresh)
+
+    # --- what comes out
+
+    def _source(self, original: object, mark: object) -> Original:
+        if isinstance(original, Original):
+            return original
+        if mark:
+            raise UserError("replay_lost")
+        return Original(None)
+
+    def _run(
+        self, original: Original, overrides: dict[str, object], model: str | None, session: str
+    ) -> Iterator[Update]:
+        ways, out = self._ways, self._out
+        start: Update = {**out.cleared(), ways.stop: gr.update(interactive=True)}
+        for news in self._runs.run(original, overrides, model, session):
+            if isinstance(news, Moment) and not news.view.finished:
+                yield {**start, out.stage: gr.update(value=news.html, visible=True)}
+                start = {}
+                continue
+            end = {**start, ways.stop: gr.update(interactive=False)}
+            if isinstance(news, Missing):
+                yield {**end, **self._missing(news)}
+            elif isinstance(news, Finished):
+                yield {**end, **self._finished(news, original)}
+            else:
+                yield {**end, out.stage: gr.update(value=news.html, visible=True)}
+                raise_failure(news.view, self._t)
+
+    def _missing(self, news: Missing) -> Update:
+        out, t = self._out, self._t
+        name = self._studio.models.get(news.nearest).name
+        html = replay_view.model_missing(news.error.text(t.lang), news.wanted, t)
+        return {
+            out.stage: gr.update(visible=False),
+            out.verdict: gr.update(value=html, visible=True),
+            out.anyway_row: gr.update(visible=True),
+            out.anyway: gr.update(value=t("replay_anyway", name=name)),
+            self._held.nearest: news.nearest,
+        }
+
+    def _finished(self, news: Finished, original: Original) -> Update:
+        out, made, verdict, pictures = self._out, news.made, news.judgement.verdict, news.judgement.pictures
+        path = shown(made.path)
+        common: Update = {
+            out.stage: gr.update(visible=False),
+            out.verdict: gr.update(value=replay_view.verdict(verdict, original, made, self._t), visible=True),
+            out.actions: gr.update(visible=True),
+            out.download: gr.update(value=path),
+            out.recipe: gr.update(value=replay_view.new_recipe(made, self._t), visible=True),
+        }
+        if pictures is None:
+            return {**common, out.image: gr.update(value=path, alt_text=present.alt_text(made), visible=True)}
+        caption = replay_view.difference_caption(pictures.factor, verdict.max_difference, self._t)
+        return {
+            **common,
+            out.pictures: gr.update(visible=True),
+            out.slider: gr.update(value=(pictures.before_HWC, path), slider_position=50),
+            out.map: gr.update(value=pictures.map_HWC),
+            out.map_words: caption,
+        }
+
+
+def _ways(studio: Studio, t: Texts) -> Ways:
+    models = studio.models.list()
+    default = next(model for model in models if model.key == studio.settings.model)
+    with gr.Column(elem_classes="zs-ways"):
+        with gr.Group(elem_classes="zs-drop"):
+            gr.HTML(replay_view.drop_words(t))
+            drop = gr.File(label=t("drop"), show_label=False, type="filepath", height=120, elem_id="zs-drop")
+        recent = gr.Gallery(
+            label=t("recent"), show_label=False, interactive=False, allow_preview=False, columns=RECENT, height="auto",
+            object_fit="cover", buttons=[], fit_columns=False, visible=False, elem_id="zs-recent",
+        )  # fmt: skip
+        with gr.Group():
+            paste = gr.Textbox(
+                label=t("paste"), placeholder=t("paste_placeholder"), lines=2, max_lines=6, elem_id="zs-paste"
+            )
+    with gr.Row(elem_classes="zs-go", elem_id="zs-replay-go"):
+        run = gr.Button(t("replay"), variant="primary", elem_id="zs-replay", scale=3, min_width=120)
+        stop = gr.Button(t("stop"), elem_id="zs-replay-stop", scale=1, min_width=80, interactive=False)
+    with gr.Column(elem_classes="zs-settings zs-replay-form"):
+        gr.HTML(present.note(t("replay_fields")))
+        form = add_request_form(default.defaults, _choices(models, None, t), default.key, t)
+    return Ways(drop, recent, gr.State([]), paste, run, stop, form)
+
+
+def _outcome(t: Texts) -> Outcome:
+    made: dict[str, Any] = {"stage": gr.HTML(replay_view.idle(t), elem_id="zs-replay-stage")}
+    made["verdict"] = gr.HTML(visible=False, elem_id="zs-verdict")
+    with gr.Row(visible=False, elem_classes="zs-actions") as anyway_row:
+        made["anyway"] = gr.Button("", size="md", min_width=140, elem_id="zs-anyway")
+    with gr.Row(visible=False, equal_height=False, elem_classes="zs-pictures") as pictures:
+        with gr.Column(scale=2, min_width=260, elem_classes="zs-slider"):
+            made["slider"] = gr.ImageSlider(
+                label=t("slider_label"), show_label=False, type="filepath", format="png", interactive=False,
+                buttons=["fullscreen"], max_height=560, elem_id="zs-slider",
+            )  # fmt: skip
+            with gr.Row(elem_classes="zs-sides"):
+                for name in ("show_then", "show_both", "show_now"):
+                    made[name] = gr.Button(t(name), size="sm", min_width=60)
+        with gr.Column(scale=1, min_width=160, elem_classes="zs-map"):
+            made["map"] = gr.Image(
+                label=t("map_label"), show_label=False, format="png", interactive=False, buttons=["fullscreen"],
+                alt_text=t("map_label"), elem_id="zs-map",
+            )  # fmt: skip
+            made["map_words"] = gr.HTML("")
+    made["image"] = gr.Image(
+        label=t("result_label"), show_label=False, visible=False, type="filepath", format="png", interactive=False,
+        buttons=["fullscreen"], elem_id="zs-replay-image",
+    )  # fmt: skip
+    with gr.Row(visible=False, elem_classes="zs-actions") as actions:
+        made["download"] = gr.DownloadButton(t("download_new"), size="md", min_width=140, elem_id="zs-replay-download")
+    made["reading"] = gr.HTML(visible=False, elem_id="zs-reading")
+    made["recipe"] = gr.HTML(visible=False, elem_id="zs-new-recipe")
+    return Outcome(anyway_row=anyway_row, pictures=pictures, actions=actions, **made)
+
+
+def _wire_slider(out: Outcome) -> None:
+    """The slider without a mouse. The position is nudged, or Gradio would not see the same one set twice."""
+    for button, position in ((out.show_then, 100), (out.show_both, 50), (out.show_now, 0)):
+        nudged = f'{{__type__: "update", slider_position: {position} + Math.random() / 1e4}}'
+        button.click(None, None, out.slider, js=f"() => ({nudged})", **LOCAL)
+
+
+def _choices(models: tuple[ModelArtifact, ...], original: Original | None, t: Texts) -> list[tuple[str, str]]:
+    listed = [(model.name, model.key) for model in models]
+    if original is None or original.recipe is None:
+        return listed
+    recorded = original.recipe.model
+    return [(t("model_recorded", name=recorded.name, sha256=recorded.sha256[:8]), RECORDED), *listed]
+
+
+def _model_for(original: Original, models: tuple[ModelArtifact, ...], default: str) -> ModelArtifact:
+    """The model that draws: the one of the same name, else the default one."""
+    named = (model for model in models if not model.missing and _is_named(model, original.model_name))
+    return next(named, None) or next(model for model in models if model.key == default)
+
+
+def _is_named(model: ModelArtifact, name: str) -> bool:
+    return bool(name) and name.casefold() in (model.name.casefold(), model.key.casefold())
+
+
+def _thumbnail(studio: Studio, image: StoredImage | None) -> str:
+    return "" if image is None else shown(studio.images.thumbnail(image))
+
+
+def _mapping(value: object) -> dict[str, object]:
+    return value if isinstance(value, dict) else {}
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else repr(value)
