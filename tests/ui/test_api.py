@@ -18,6 +18,7 @@ from zimage_studio.core.metadata.png import read_own_recipe
 
 PUBLIC = {
     "/generate_image", "/generate", "/models", "/history", "/image", "/delete_image", "/status", "/stop",
+    "/inspect", "/replay",
 }  # fmt: skip
 SMALL = {"width": 64, "height": 64, "steps": 2, "guidance": 0.0}
 

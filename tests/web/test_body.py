@@ -107,6 +107,20 @@ def test_malformed_multipart_is_refused(plain: Server) -> None:
     assert httpx.post(plain.url + UPLOAD, content=b"not multipart at all", headers=headers).status_code == 400
 
 
+@pytest.mark.parametrize("path", ["http://example.com/x.png", "HTTPS://example.com/x", " http://x"])
+def test_a_file_that_is_an_address_is_refused_before_gradio_fetches_it(plain: Server, path: str) -> None:
+    file = {"path": path, "meta": {"_type": "gradio.FileData"}}
+    bodies = {
+        "/gradio_api/call/size": {"data": [file]},
+        "/gradio_api/call/echo": {"data": [{"deep": [file]}]},
+        "/gradio_api/call/v2/echo": {"text": file},
+        "/gradio_api/queue/join": {"data": [file], "fn_index": 0, "session_hash": "a"},
+    }
+    for address, body in bodies.items():
+        answer = httpx.post(plain.url + address, json=body)
+        assert (answer.status_code, "Studio fetches nothing" in answer.text) == (422, True), address
+
+
 def test_p19_p20_only_pictures_are_shown_inline(plain: Server) -> None:
     html = ("x.html", b"<script>alert(1)</script>", "text/html")
     url = httpx.post(plain.url + UPLOAD, files={"files": html}).json()[0]

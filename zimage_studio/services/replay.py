@@ -16,6 +16,7 @@ from zimage_studio.core.metadata.inspect import Inspection, inspect_file, inspec
 from zimage_studio.core.metadata.png import OWN_KEY, read_own_recipe, read_texts
 from zimage_studio.errors import ModelError, UserError
 from zimage_studio.records.artifact import ModelArtifact
+from zimage_studio.records.checks import whole
 from zimage_studio.records.progress import Progress
 from zimage_studio.records.recipe import Recipe
 from zimage_studio.records.verdict import Difference, Verdict
@@ -122,6 +123,7 @@ class ReplayService:
         that were never hashed before; Cancelled may be raised from it.
         """
         recipe = original.recipe
+        whole("count", (overrides or {}).get("count", 1), 1, 1)
         if model is None:
             if recipe is None:
                 raise ValueError("without a recipe of our own, the model must be chosen")

@@ -9,15 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio import FileData
 
-from zimage_studio.errors import Cancelled, UserError
+from zimage_studio.errors import Cancelled, ModelError, UserError
 from zimage_studio.messages import Lang, say
 from zimage_studio.records.checks import flag
+from zimage_studio.records.progress import Preview
+from zimage_studio.records.verdict import Verdict
 from zimage_studio.services.generation import GenerationJob
 from zimage_studio.services.images import StoredImage
+from zimage_studio.services.replay import Original, read_pasted, read_picture
 from zimage_studio.services.studio import Studio
 from zimage_studio.ui import forms
-from zimage_studio.ui.doors import errors_as_answers, session_of, shown
+from zimage_studio.ui.doors import errors_as_answers, session_of, shown, uploaded
 from zimage_studio.ui.texts import Texts
 
 WATCH_S = 5.0
@@ -27,7 +31,7 @@ OFFICIAL_RESOLUTION = "1024x1024 ( 1:1 )"
 
 def add_api(studio: Studio) -> None:
     """Add the endpoints to the Blocks that is being built."""
-    for endpoint in (*_generation(studio), *_history(studio), *_state(studio)):
+    for endpoint in (*_generation(studio), *_replay(studio), *_history(studio), *_state(studio)):
         gr.api(endpoint, api_name=endpoint.__name__, api_description=endpoint.__doc__, concurrency_limit=None)
 
 
@@ -103,6 +107,84 @@ def _generation(studio: Studio) -> list[Any]:
     return [generate_image, generate, stop]
 
 
+def _replay(studio: Studio) -> list[Any]:
+    def inspect(request: gr.Request, file: FileData | None = None, text: str = "") -> dict[str, Any]:
+        """Say what a PNG, JPEG or WebP, or a pasted text, says about its making. No pixel is decoded.
+
+        `file` is uploaded (in Python: `handle_file(path)`). `text` is a recipe, an infotext or the JSON of another
+        program; with both, it is read when the file says nothing. Returns {"dialect", "recipe", "converted",
+        "unknown"} and "seed" (text).
+        """
+        lang = lang_of(request)
+        with errors_as_answers(lang):
+            words = forms.text_or_refuse("text", "" if text is None else text)
+            if file is None and not words.strip():
+                raise UserError("nothing_to_read")
+            original = read_pasted("") if file is None else _uploaded(file)
+            if not original.found.dialect and words.strip():
+                original = read_pasted(words)
+            return forms.inspection_entry(original.found, lang)
+
+    def replay(
+        request: gr.Request,
+        file: FileData | None = None,
+        id: str = "",
+        overrides: dict[str, Any] | None = None,
+        model: str = "",
+    ) -> tuple[dict[str, Any], dict[str, Any] | None, dict[str, Any] | None]:
+        """Make an image again and say whether it is the same. Give a `file`, or the `id` of an image of /history.
+
+        `overrides` are fields of /generate_image that replace the recorded ones. `model` is a key of /models; empty:
+        the very weights of the recipe, found by their hash, or for other programs' images the default model. Returns
+        the verdict ("identical", "differs", "compared" where no pixel hash is recorded, or "refused"), the new PNG
+        and its entry as in /generate_image; both are null when refused.
+        """
+        lang = lang_of(request)
+        with errors_as_answers(lang):
+            original = _original(studio, file, id)
+            job = _start_replay(studio, original, forms.overrides_or_refuse(overrides), model, request)
+            if isinstance(job, Verdict):
+                return forms.verdict_entry(job, lang), None, None
+            (made,) = _finish(job, lang)
+            verdict = forms.verdict_entry(studio.replay.verdict(original, made), lang)
+            return verdict, _file(made.path), forms.result_entry(made)
+
+    return [inspect, replay]
+
+
+def _uploaded(file: object) -> Original:
+    path, name = uploaded(file)
+    return read_picture(path, name=name)
+
+
+def _original(studio: Studio, file: object, image_id: object) -> Original:
+    known = forms.text_or_refuse("image", "" if image_id is None else image_id)
+    if file is not None and known:
+        raise UserError("two_to_replay")
+    if file is None and not known:
+        raise UserError("nothing_to_replay")
+    return _uploaded(file) if file is not None else read_picture(studio.images.get(known).path)
+
+
+def _start_replay(
+    studio: Studio, original: Original, overrides: dict[str, object], model: object, request: gr.Request
+) -> GenerationJob | Verdict:
+    """The job, or the refusal as a verdict when the weights are not here. Raises UserError on bad input."""
+    key = forms.text_or_refuse("model", "" if model is None else model) or None
+    if key is None and original.recipe is None:
+        key = studio.settings.model
+    progress = gr.Progress()
+    lang = lang_of(request)
+
+    def report(done: float, total: float, note: str, /, preview: Preview | None = None) -> None:
+        progress((int(done), int(total) or 1), desc=say(note, lang), unit="")
+
+    try:
+        return studio.replay.start(original, report, overrides=overrides, model=key, session=session_of(request))
+    except ModelError as error:
+        return Verdict(verdict="refused", reason=error.key, details=error.values)
+
+
 def _history(studio: Studio) -> list[Any]:
     def history(request: gr.Request, search: str = "", page: int = 1, rows: int = 24) -> dict[str, Any]:
         """Saved images, newest first: {"total": n, "images": [...]}. `search` is matched literally in the prompt."""
@@ -150,14 +232,18 @@ def _run(studio: Studio, values: Mapping[str, object], model: object, request: g
     lang = lang_of(request)
     with errors_as_answers(lang):
         key = forms.text_or_refuse("model", "" if model is None else model) or studio.settings.model
-        job = studio.generation.submit(values, model=key, session=session_of(request))
-        _forward(job, lang)
-        try:
-            return job.result()
-        except Cancelled:
-            raise UserError("job_stopped") from None
-        except RuntimeError as error:
-            raise gr.Error(Texts(lang)("stage_bug"), print_exception=False) from error
+        return _finish(studio.generation.submit(values, model=key, session=session_of(request)), lang)
+
+
+def _finish(job: GenerationJob, lang: Lang) -> tuple[StoredImage, ...]:
+    """Forward the progress, wait for the end. Raises UserError, or gr.Error where the fault is ours."""
+    _forward(job, lang)
+    try:
+        return job.result()
+    except Cancelled:
+        raise UserError("job_stopped") from None
+    except RuntimeError as error:
+        raise gr.Error(Texts(lang)("stage_bug"), print_exception=False) from error
 
 
 def _forward(job: GenerationJob, lang: Lang) -> None:

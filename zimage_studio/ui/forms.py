@@ -6,13 +6,16 @@ Nothing is checked or rounded on the way: records.request does that once, for ev
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 
+from zimage_studio.core.metadata.inspect import Inspection
 from zimage_studio.errors import InvalidInputError
 from zimage_studio.messages import Lang
 from zimage_studio.records.artifact import ModelArtifact
 from zimage_studio.records.recipe import Recipe
 from zimage_studio.records.request import ModelDefaults
+from zimage_studio.records.verdict import Verdict
 from zimage_studio.services.images import StoredImage
 
 FIELDS = ("prompt", "negative_prompt", "width", "height", "steps", "guidance", "seed", "count")
@@ -114,3 +117,31 @@ def result_entry(stored: StoredImage) -> dict[str, object]:
         "seconds": recipe.outcome.seconds,
         "recipe": recipe.to_dict(),
     }
+
+
+def inspection_entry(found: Inspection, lang: Lang) -> dict[str, object]:
+    """What a picture or a text says, as `/inspect` answers it; `seed` is its seed as text."""
+    recipe = found.recipe or {}
+    request = recipe.get("request", recipe)
+    seed = request.get("seed") if isinstance(request, Mapping) else None
+    return {**found.to_dict(lang), "seed": None if seed is None else str(seed)}
+
+
+def verdict_entry(verdict: Verdict, lang: Lang) -> dict[str, object]:
+    """A verdict as `/replay` answers it: seeds as text, and no path, which clients would take for a file."""
+    data = verdict.to_dict(lang)
+    del data["path"]
+    differences = [asdict(difference) for difference in verdict.differences]
+    for difference in differences:
+        if str(difference["field"]).endswith("seed"):
+            difference |= {"then": str(difference["then"]), "now": str(difference["now"])}
+    return {**data, "differences": differences}
+
+
+def overrides_or_refuse(value: object) -> dict[str, object]:
+    """Fields of a request that replace recorded ones, or none. Raises InvalidInputError on anything but an object."""
+    if value is None or value == "":
+        return {}
+    if not isinstance(value, dict):
+        raise InvalidInputError("bad_overrides", field="overrides", value=repr(value))
+    return value

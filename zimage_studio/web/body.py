@@ -27,6 +27,7 @@ READ_TIMEOUT_S = 30.0
 
 UPLOAD = re.compile(r"(?:/\w+)?/gradio_api/upload/?")
 CALL = re.compile(r"((?:/\w+)?)/gradio_api/call/(v2/)?([^/]+)/?")
+ADDRESS = re.compile(r"\s*https?:", re.IGNORECASE)
 JOIN = re.compile(r"((?:/\w+)?)/gradio_api/queue/join/?")
 
 
@@ -193,7 +194,10 @@ def _replay(body: bytes, receive: Receive) -> Receive:
 
 
 def check_call(path: str, body: bytes, pages: Mapping[str, Blocks]) -> None:
-    """Refuse an unknown endpoint or event, and a wrong number of arguments, before Gradio answers them with 500."""
+    """Refuse an unknown endpoint or event, and a wrong number of arguments, before Gradio answers them with 500.
+
+    And a file that is an address: Gradio would fetch it on the way to any handler.
+    """
     call, join = CALL.fullmatch(path), JOIN.fullmatch(path)
     match = call or join
     if match is None:
@@ -202,6 +206,7 @@ def check_call(path: str, body: bytes, pages: Mapping[str, Blocks]) -> None:
     data = _json(body)
     if page is None:
         raise Refused(404, "web.not_found")
+    _check_files(data)
     if call and call[2]:
         _check_endpoint(page, call[3])
         return
@@ -232,6 +237,20 @@ def _check_frame(data: dict[str, Any]) -> None:
         ).encode()
     except ValueError as error:
         raise Refused(422, "web.bad_json") from error
+
+
+def _check_files(data: object) -> None:
+    """Looks through all of it, as Gradio does; without recursion, as it may be nested deeply."""
+    left = [data]
+    while left:
+        value = left.pop()
+        if isinstance(value, dict):
+            path = value.get("path")
+            if isinstance(path, str) and "meta" in value and ADDRESS.match(path):
+                raise Refused(422, "web.file_is_address", value=path)
+            left += value.values()
+        elif isinstance(value, list):
+            left += value
 
 
 def _check_endpoint(page: Blocks, name: str) -> BlockFunction:
