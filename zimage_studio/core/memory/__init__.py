@@ -1,0 +1,1 @@
+"""Fit a pipeline into memory: switches that tell the truth, an estimate, a planner, a measurement."""
