@@ -13,7 +13,7 @@ from torch import Tensor
 
 from zimage_studio.records.request import GenerationRequest
 
-LOOSE_SHARE = 0.25
+LOOSE_SHARE = 0.5
 """Share of the steps that read the prompt loosely; at least one."""
 FULL_NOISE = 1.0
 """Noise at variety 1, in standard deviations of the embedding."""
