@@ -4,6 +4,7 @@ import json
 import struct
 import time
 import tracemalloc
+from dataclasses import replace
 
 import pytest
 from hypothesis import example, given, settings
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from tests.core import foreign_samples as samples
 from tests.core.foreign_samples import CHINESE, NEGATIVE, chunk, exif, jpeg, png, user_comment, webp
+from tests.core.worst_files import a_recipe
 from tests.recipes import recipes
 from zimage_studio.core.metadata.containers import read_picture_texts
 from zimage_studio.core.metadata.exif import decode_comment
@@ -18,7 +20,7 @@ from zimage_studio.core.metadata.infotext import parse_infotext, to_infotext
 from zimage_studio.core.metadata.inspect import inspect_file, inspect_text, inspect_texts
 from zimage_studio.core.metadata.png import OWN_KEY, SIGNATURE, read_own_recipe
 from zimage_studio.errors import UserError
-from zimage_studio.records.request import ModelDefaults, parse_batch
+from zimage_studio.records.request import ModelDefaults, Variation, parse_batch
 
 COMMENT = 0x9286
 FULL = {"prompt": CHINESE, "negative_prompt": NEGATIVE}
@@ -260,6 +262,39 @@ def test_loras_and_variations_are_named():
     found = inspect_text("a cat <lora:pixel:0.8>\nSteps: 8, Seed: 5, Size: 512x512, Variation seed: 4")
     assert "meta.lora" in why(found, "prompt")
     assert "meta.variation" in why(found, "Variation seed")
+
+
+def test_a_variation_of_a1111_is_taken_over_whole_or_listed():
+    last_line = "Steps: 8, Seed: 5, Size: 512x512, RNG: CPU, Variation seed: 4, Variation seed strength: "
+    found = inspect_text(f"a cat\n{last_line}0.25")
+    assert found.recipe["variations"] == [{"seed": 4, "strength": 0.25}]
+    (link,) = parse_batch({**found.recipe}, ModelDefaults()).first.variations
+    assert (link.seed, link.strength) == (4, 0.25)
+    assert not found.unknown
+    for bad, reason in (
+        ("1.5", "out_of_range"),
+        ("x", "bad_number"),
+        ("0.2, Seed resize from: 64x64", "meta.variation"),
+    ):
+        found = inspect_text(f"a cat\n{last_line}{bad}")
+        assert "variations" not in found.recipe
+        assert {"Variation seed", "Variation seed strength"} <= found.unknown.keys()
+        assert reason in {c.reason for c in found.converted}
+
+
+def test_our_own_infotext_says_what_is_more_than_text_and_noise():
+    link, other = Variation(seed=4, strength=0.25), Variation(seed=6, strength=1.0)
+    plain = a_recipe()
+
+    def read(**changes):
+        return inspect_text(to_infotext(replace(plain, request=replace(plain.request, **changes))))
+
+    assert not read().unknown.keys() & {"Variation seed", "Variations", "Variety", "Denoising strength"}
+    assert read(variations=(link,)).recipe["variations"] == [{"seed": 4, "strength": 0.25}]
+    assert read(variations=(link, other)).unknown["Variations"] == "4 0.25, 6 1.0"
+    assert read(variety=0.5).recipe["variety"] == 0.5
+    assert "meta.second_pass" in why(read(source="0" * 64, strength=0.5), "Denoising strength")
+    assert "variety" not in inspect_text("a cat\nSteps: 8, Seed: 5, Size: 512x512, Variety: 0.5").recipe
 
 
 def test_invokeai_says_which_shift_it_used():

@@ -3,7 +3,7 @@
 import re
 
 from zimage_studio.core.metadata.findings import Findings, number
-from zimage_studio.core.metadata.infotext import MIN_PAIRS, parse_infotext
+from zimage_studio.core.metadata.infotext import MIN_PAIRS, OUR_NAME, parse_infotext
 
 _SHIFT_KEYS = ("Shift", "Sampler shift")
 _LORA = re.compile(r"<(?:lora|lyco|hypernet):[^<>]{1,200}>")
@@ -11,6 +11,7 @@ _NOT_HERE = {
     "Denoising strength": "meta.second_pass",
     "Hires upscale": "meta.second_pass",
     "Variation seed": "meta.variation",
+    "Variations": "meta.variation",
     "Lora hashes": "meta.lora",
     "Clip skip": "meta.no_effect",
 }
@@ -64,10 +65,19 @@ def take_pairs(found: Findings, pairs: dict[str, str], *, noise_known: bool = Tr
     schedule = "Schedule type" if "Schedule type" in rest else "Scheduler"
     found.scheduler(schedule, rest.pop(schedule, None))
     _noise(found, rest, known=noise_known and not by_diffusers)
+    _refined(found, rest)
     for key, value in rest.items():
         found.leave(key, value)
         if key in _NOT_HERE:
             found.note(key, value, None, _NOT_HERE[key])
+
+
+def _refined(found: Findings, rest: dict[str, str]) -> None:
+    """A variation with its strength, unless its noise was drawn for another size; the variety that Studio writes."""
+    if "Variety" in rest and rest.get("Version", "").startswith(OUR_NAME):
+        found.take("variety", "Variety", rest.pop("Variety"))
+    if {"Variation seed", "Variation seed strength"} <= rest.keys() and "Seed resize from" not in rest:
+        found.variation(rest.pop("Variation seed"), rest.pop("Variation seed strength"))
 
 
 def _diffusers_scale(found: Findings, scale: str) -> None:

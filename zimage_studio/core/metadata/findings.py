@@ -14,7 +14,14 @@ from dataclasses import dataclass
 from zimage_studio.errors import InvalidInputError
 from zimage_studio.messages import Lang, say
 from zimage_studio.records.checks import whole
-from zimage_studio.records.request import MAX_PROMPT_CHARS, MAX_SIDE_PX, SIDE_STEP_PX, check_size, checked
+from zimage_studio.records.request import (
+    MAX_PROMPT_CHARS,
+    MAX_SIDE_PX,
+    SIDE_STEP_PX,
+    Variation,
+    check_size,
+    checked,
+)
 
 MAX_SHOWN_CHARS = 2000
 MAX_KEY_CHARS = 100
@@ -120,6 +127,17 @@ class Findings:
         words = clean(value) if len(value) <= MAX_PROMPT_CHARS else value
         if self.take(field, key, words) and words != value:
             self.note(field, value, brief(words), "meta.cleaned")
+
+    def variation(self, seed: object, strength: object) -> None:
+        """One turn of the start noise towards that of another seed, as A1111 counts it."""
+        try:
+            link = Variation(seed=seed, strength=strength)  # type: ignore[arg-type]
+        except InvalidInputError as error:
+            self.leave("Variation seed", seed)
+            self.leave("Variation seed strength", strength)
+            self.note("variations", seed, None, error.key, **error.values)
+            return
+        self.recipe["variations"] = [dataclasses.asdict(link)]
 
     def model(self, name: object) -> None:
         """The model's name, for a person to read: nothing is looked up with it here."""

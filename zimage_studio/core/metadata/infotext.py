@@ -9,10 +9,12 @@ import json
 import re
 
 from zimage_studio.records.recipe import Recipe
+from zimage_studio.records.request import GenerationRequest
 
 _PAIR = re.compile(r'(\w[\w \-/]{1,60}):\s{0,8}("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
 """A1111's own pattern, with bounds, so that no text takes longer than its length."""
 _NEGATIVE = "\nNegative prompt:"
+OUR_NAME = "Z-Image Studio"
 MIN_PAIRS = 3
 MAX_PAIRS_CHARS = 100_000
 _SURE = {"Steps", "Seed", "Sampler", "CFG scale", "Size", "Model"}
@@ -32,13 +34,25 @@ def to_infotext(recipe: Recipe) -> str:
         "Model": recipe.model.name,
         "Shift": recipe.numerics.scheduler.get("shift"),
         "RNG": "CPU",
-        "Version": f"Z-Image Studio {recipe.stack.get('studio', '')}".strip(),
+        **_refined(request),
+        "Version": f"{OUR_NAME} {recipe.stack.get('studio', '')}".strip(),
     }
     lines = [request.prompt]
     if request.negative_prompt:
         lines.append(f"Negative prompt: {request.negative_prompt}")
     lines.append(", ".join(f"{key}: {_quoted(value)}" for key, value in pairs.items() if value is not None))
     return "\n".join(lines)
+
+
+def _refined(request: GenerationRequest) -> dict[str, object]:
+    """What is more than text and noise. A1111 has words for one variation, and none for several or for variety."""
+    pairs: dict[str, object] = {"Denoising strength": request.strength, "Variety": request.variety or None}
+    match request.variations:
+        case (only,):
+            pairs |= {"Variation seed": only.seed, "Variation seed strength": only.strength}
+        case (_, _, *_):
+            pairs["Variations"] = ", ".join(f"{link.seed} {link.strength}" for link in request.variations)
+    return pairs
 
 
 def _quoted(value: object) -> str:
