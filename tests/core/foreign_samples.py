@@ -17,6 +17,12 @@ A1111 = (
     "Model hash: 2407613050, Model: z_image_turbo_bf16, RNG: CPU, Shift: 3, "
     'Lora hashes: "a: 12, b: 34", Version: v1.10.1'
 )
+FORGE = (
+    f"{CHINESE}\nNegative prompt: {NEGATIVE}\n"
+    "Steps: 8, Sampler: Euler, Schedule type: Simple, CFG scale: 1, Distilled CFG Scale: 3.5, Shift: 3, Seed: 42, "
+    "Size: 896x1152, Model hash: 2407613050, Model: z_image_turbo_bf16, RNG: CPU, "
+    "Diffusion in Low Bits: Automatic (fp16 LoRA), Version: neo, Module 1: ae, Module 2: qwen_3_4b"
+)
 SDNEXT = (
     f"{CHINESE}\nNegative prompt: \nSteps: 9, Size: 1024x1024, Sampler: Euler FlowMatch, Seed: 5, CFG scale: 4, "
     "App: SD.Next, Version: abc123, Pipeline: ZImagePipeline, Operations: txt2img, Model: Z-Image"

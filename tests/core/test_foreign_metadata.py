@@ -89,6 +89,30 @@ def test_a_webp_of_every_dialect_is_read(inspect_bytes, dialect):
     assert (found.dialect, found.recipe) == (dialect, WANTED[dialect])
 
 
+FORGE = FULL | {
+    "steps": 8, "seed": 42, "guidance": 0.0, "width": 896, "height": 1152, "shift": 3.0, "model": "z_image_turbo_bf16",
+}  # fmt: skip
+SDNEXT = {"prompt": CHINESE, "negative_prompt": "", "steps": 9, "seed": 5, "guidance": 4.0} | {
+    "width": 1024, "height": 1024, "model": "Z-Image",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"), [(samples.FORGE, FORGE), (samples.SDNEXT, SDNEXT)], ids=["forge", "sdnext"]
+)
+@pytest.mark.parametrize("container", ["png", "jpeg", "webp"])
+def test_forge_and_sdnext_are_read_from_every_container(inspect_bytes, container, text, wanted):
+    """Both write A1111's way: `parameters` in a PNG, UNICODE with the high byte first in a UserComment."""
+    block = exif({}, inner={COMMENT: user_comment(text)})
+    made = {"png": lambda: png(parameters=text), "jpeg": lambda: jpeg(block), "webp": lambda: webp(block)}
+    found = inspect_bytes(made[container]())
+    assert (found.dialect, found.recipe) == ("a1111", wanted)
+    listed = (
+        {"Distilled CFG Scale", "Diffusion in Low Bits", "Module 1", "Version"} if text == samples.FORGE else {"App"}
+    )
+    assert listed <= found.unknown.keys()
+
+
 def test_comfyui_webp_keeps_its_graph_in_make_and_model(inspect_bytes):
     graph = json.dumps(samples.ksampler_graph()).encode()
     found = inspect_bytes(webp(exif({0x010F: b'workflow:{"nodes": []}\0', 0x0110: b"prompt:" + graph + b"\0"})))
@@ -98,7 +122,8 @@ def test_comfyui_webp_keeps_its_graph_in_make_and_model(inspect_bytes):
 
 def test_fooocus_keeps_its_scheme_in_the_makers_note(inspect_bytes):
     tags = {COMMENT: samples.FOOOCUS_A1111.encode(), 0x927C: b"a1111\0", 0x0131: b"Fooocus v2.5.5\0"}
-    for content in (jpeg(exif(tags)), png(parameters=samples.FOOOCUS_A1111, fooocus_scheme="a1111")):
+    plain = png(parameters=samples.FOOOCUS_A1111, fooocus_scheme="a1111")
+    for content in (jpeg(exif(tags)), webp(exif(tags)), plain):
         found = inspect_bytes(content)
         assert (found.dialect, found.recipe) == ("fooocus", WANTED["fooocus"])
         assert found.unknown["full prompt"] == f"cinematic still {CHINESE}"
