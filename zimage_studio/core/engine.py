@@ -78,7 +78,11 @@ class TorchEngine:
             torch.cuda.empty_cache()
 
     def stack(self) -> dict[str, str]:
-        """Versions of everything that can change pixels."""
+        """Versions of everything that can change pixels, and how the processor is used.
+
+        Convolutions of the VAE on a CPU are summed in another order with another number of threads, or with wider
+        vectors: the pixels then differ by 1 here and there.
+        """
         return {
             "studio": __version__,
             "python": platform.python_version(),
@@ -86,4 +90,6 @@ class TorchEngine:
             "diffusers": diffusers.__version__,
             "transformers": transformers.__version__,
             "platform": platform.platform(),
+            "cpu": torch.backends.cpu.get_cpu_capability(),
+            "threads": str(torch.get_num_threads()),
         }

@@ -64,7 +64,8 @@ class Outcome:
 class Recipe:
     """A recipe makes its image again. Written into the PNG and beside it in the database.
 
-    `stack` maps library to version (studio, torch, diffusers, transformers, python, platform).
+    `stack` maps library to version (studio, torch, diffusers, transformers, python, platform), `cpu` to its vector
+    instructions and `threads` to how many torch used.
     `index` is the place in its batch. `parent` is the pixel hash of the image this one was made from.
     """
 
