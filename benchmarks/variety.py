@@ -27,7 +27,7 @@ from zimage_studio.records.progress import silent
 from zimage_studio.records.request import GenerationRequest
 
 TINY = Path(__file__).parent.parent / "zimage_studio" / "tiny"
-LEVELS = (0.0, 0.25, 0.5, 0.75, 1.0)
+LEVELS = (0.0, 0.5, 0.75, 1.0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,10 +3,12 @@
 from hypothesis import strategies as st
 
 from zimage_studio.records.recipe import ModelIdentity, Numerics, Outcome, Recipe
-from zimage_studio.records.request import MAX_SEED, GenerationRequest
+from zimage_studio.records.request import MAX_SEED, GenerationRequest, Variation
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0<"), max_size=200)
 HASH = st.text("0123456789abcdef", min_size=64, max_size=64)
+
+VARIATIONS = st.builds(Variation, seed=st.integers(0, MAX_SEED), strength=st.floats(0, 1))
 
 
 def recipes() -> st.SearchStrategy[Recipe]:
@@ -23,6 +25,8 @@ def recipes() -> st.SearchStrategy[Recipe]:
             steps=st.integers(1, 200),
             guidance=st.floats(0, 20),
             shift=st.none() | st.floats(0.1, 20),
+            variations=st.lists(VARIATIONS, max_size=3).map(tuple),
+            variety=st.floats(0, 1),
         ),
         model=st.builds(ModelIdentity, key=TEXT, name=TEXT, sha256=HASH, parent=st.none() | HASH),
         numerics=st.builds(

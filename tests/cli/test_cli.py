@@ -22,6 +22,15 @@ def data(tmp_path: Path) -> list[str]:
     return ["--data", str(tmp_path / "data")]
 
 
+@pytest.fixture(scope="module")
+def made_image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An image of the embedded model."""
+    folder = tmp_path_factory.mktemp("made")
+    arguments = ["generate", "a red fish", "--seed", "7", "--steps", "1", "--data", str(folder), "--out", str(folder)]
+    assert main(arguments) == 0
+    return next(folder.glob("*.png"))
+
+
 def answer(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, object]:
     assert main([*arguments, "--json"]) == 0
     return json.loads(capsys.readouterr().out)
@@ -153,3 +162,86 @@ def test_a_replay_of_a_foreign_picture_is_refused_as_a_verdict(capsys, data, tmp
     Image.new("RGB", (8, 8)).save(tmp_path / "x.png")
     assert main(["replay", str(tmp_path / "x.png"), "--json", *data]) == 2
     assert json.loads(capsys.readouterr().out)["verdict"] == "refused"
+
+
+@needs_tiny
+def test_a_picture_and_a_variation_are_part_of_the_recipe(capsys, data, tmp_path):
+    start = tmp_path / "start.png"
+    Image.effect_noise((64, 64), 60).convert("RGB").save(start)
+    (made,) = answer(
+        capsys, "generate", "a red circle", "--seed", "7", "--size", "64x64", "--steps", "4", "--image", str(start),
+        "--strength", "0.5", "--variation-seed", "9", "--variation-strength", "0.25", "--variety", "0.5", *data,
+    )["images"]  # fmt: skip
+    request = made["recipe"]["request"]
+    assert (request["strength"], request["variety"]) == (0.5, 0.5)
+    assert request["variations"] == [{"seed": 9, "strength": 0.25}]
+    assert made["recipe"]["parent"] == request["source"]
+    assert answer(capsys, "replay", made["path"], *data)["verdict"] == "identical"
+
+
+@needs_tiny
+def test_a_grid_with_its_sheet_and_its_cells(capsys, data, tmp_path):
+    (made,) = answer(capsys, "generate", "a red fish", "--seed", "7", "--steps", "2", *data)["images"]
+    grid = answer(
+        capsys, "grid", made["path"], "--x", "seed=7,8", "--y", "prompt=fish,house", "--out", str(tmp_path), *data
+    )
+    assert [(cell["x"], cell["y"]) for cell in grid["cells"]] == [
+        ("7", "fish"), ("8", "fish"), ("7", "house"), ("8", "house"),
+    ]  # fmt: skip
+    assert grid["cells"][0]["pixels_sha256"] == made["pixels_sha256"]
+    assert len({cell["pixels_sha256"] for cell in grid["cells"]}) == 4
+    assert all(Path(cell["path"]).parent == tmp_path and Path(cell["path"]).exists() for cell in grid["cells"])
+    with Image.open(grid["sheet"]) as sheet:
+        assert sheet.width > 2 * 128 and sheet.height > 2 * 128
+    around = answer(capsys, "grid", made["path"], "--around", "0.5", *data)
+    assert len(around["cells"]) == 9
+    assert around["cells"][4]["pixels_sha256"] == made["pixels_sha256"]
+
+
+@needs_tiny
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--x", "colour=1"], ["'colour'", "variation_strength"]),
+        (["--x", "seed"], ["seed", "no values"]),
+        (["--x", "steps=0,1"], ["number of steps", "0", "200"]),
+        (["--y", "seed=1"], ["--x FIELD"]),
+        (["--x", "seed=1", "--around", "0.2"], ["--around"]),
+        (["--around", "2"], ["variation strength", "2", "1"]),
+        (["--around", "0.2", "--side", "4"], ["4", "odd"]),
+        (["--x", "model=tiny,huge"], ["huge"]),
+        (["--resume", "../etc"], ["no grid", "../etc"]),
+    ],
+)
+def test_a_grid_that_cannot_be_is_refused(capsys, data, made_image, arguments, words):
+    assert main(["grid", str(made_image), *arguments, *data]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    for word in words:
+        assert word in shown.err
+
+
+@needs_tiny
+def test_a_stopped_grid_goes_on_in_another_process(data, tmp_path):
+    run = [sys.executable, "-m", "zimage_studio"]
+    made = json.loads(
+        subprocess.run(
+            [*run, "generate", "a red fish", "--seed", "1", "--json", *data], capture_output=True, check=True, cwd=ROOT
+        ).stdout
+    )["images"][0]
+    process = subprocess.Popen(
+        [*run, "grid", made["path"], "--x", "seed=" + ",".join(map(str, range(1, 33))), "--y", "steps=8,9", *data],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
+    )  # fmt: skip
+    name = process.stderr.readline().split()[-1]
+    images = tmp_path / "data" / "images"
+    while len(list(images.glob("*/*.png"))) < 4:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 130
+    before = {path.name for path in images.glob("*/*.png")}
+    assert 4 <= len(before) < 65
+    done = subprocess.run([*run, "grid", "--resume", name, "--json", *data], capture_output=True, check=True, cwd=ROOT)
+    cells = json.loads(done.stdout)["cells"]
+    assert len(cells) == 64
+    assert before - {Path(made["path"]).name} <= {Path(cell["path"]).name for cell in cells}  # nothing is made twice

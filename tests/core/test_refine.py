@@ -9,7 +9,7 @@ from zimage_studio.core.noise import start_noise, towards
 from zimage_studio.core.preview import LatentToRgb
 from zimage_studio.core.sampling import Sample
 from zimage_studio.core.start_picture import fitted, started_latents
-from zimage_studio.core.variety import loose_steps, loosened
+from zimage_studio.core.variety import FULL_NOISE, loose_steps, loosened
 from zimage_studio.records.progress import silent
 from zimage_studio.records.request import GenerationRequest, Variation
 
@@ -84,7 +84,7 @@ def test_variety_is_seeded_and_changes_the_picture(draw):
 def test_variety_has_a_noise_of_its_own_and_of_the_size_asked_for():
     embedding = torch.randn(50, 64) * 3
     moved = loosened(embedding, request(variety=0.5)) - embedding
-    assert moved.std().item() == pytest.approx(0.5 * 3, rel=0.1)
+    assert moved.std().item() == pytest.approx(FULL_NOISE * 0.5 * 3, rel=0.1)
     start = start_noise(request(), 4, 8).flatten()[:3200]
     assert abs(torch.corrcoef(torch.stack([start, moved.flatten()[: start.numel()]]))[0, 1].item()) < 0.1
     assert not torch.equal(moved, loosened(embedding, request(variety=0.5, seed=6)) - embedding)

@@ -15,7 +15,7 @@ from zimage_studio.records.request import GenerationRequest
 
 LOOSE_SHARE = 0.5
 """Share of the steps that read the prompt loosely; at least one."""
-FULL_NOISE = 1.0
+FULL_NOISE = 0.4
 """Noise at variety 1, in standard deviations of the embedding."""
 
 

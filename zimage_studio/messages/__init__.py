@@ -9,13 +9,13 @@ Lang = Literal["en", "zh"]
 LANGS: tuple[Lang, ...] = get_args(Lang)
 CATALOGUES: dict[Lang, dict[str, str]] = {"en": EN, "zh": ZH}
 
-MAX_SHOWN_CHARS = 80
+MAX_SHOWN_CHARS = 200
 
 
 def say(key: str, lang: Lang, **values: object) -> str:
     """The sentence `key` in `lang` with `values` filled in.
 
-    A value is shown shortened to 80 characters and without control or bidirectional characters,
+    A value is shown shortened to 200 characters and without control or bidirectional characters,
     so that hostile input cannot flood or reorder a message. A value that is itself a key with the
     prefix `field.` is translated (names of fields). A tuple is written as a list.
     """

@@ -127,7 +127,7 @@ class ReplayService:
         if model is None:
             if recipe is None:
                 raise ValueError("without a recipe of our own, the model must be chosen")
-            model = self._model_of(recipe, progress).key
+            model = self.model_of(recipe, progress).key
         parent = None if recipe is None else recipe.outcome.pixels_sha256
         return self._generation.submit(
             {**original.values, **(overrides or {})}, model=model, session=session, parent=parent
@@ -152,7 +152,8 @@ class ReplayService:
             verdict = _different(recorded_differences(then, now), changed, edited=edited)
         return Judgement(_measured(replace(verdict, path=str(made.path)), pictures), pictures)
 
-    def _model_of(self, recipe: Recipe, progress: Progress) -> ModelArtifact:
+    def model_of(self, recipe: Recipe, progress: Progress) -> ModelArtifact:
+        """The model with the very weights of `recipe`. Raises ModelError, see `start`."""
         wanted = recipe.model.sha256
         here = [artifact for artifact in self._models.list() if not artifact.missing and artifact.kind != "hub"]
         here.sort(key=lambda artifact: artifact.key != recipe.model.key)
