@@ -125,7 +125,7 @@ def _wire_list(studio: Studio, view: History, tab: gr.Tab, t: Texts) -> None:
 
     outputs = view.list_outputs
     # one event, so that the answer to an opened tab cannot overtake the answer to what was typed right after
-    gr.on([tab.select, view.search.input], first, view.search, outputs, trigger_mode="always_last", **PRIVATE)
+    gr.on([tab.select, view.search.change], first, view.search, outputs, trigger_mode="always_last", **PRIVATE)
     view.newer.click(newer, [view.search, view.page], outputs, **PRIVATE)
     view.older.click(older, [view.search, view.page], outputs, **PRIVATE)
     view.delete_yes.click(_deleter(studio, view, t), view.chosen, view.detail_outputs, **PRIVATE).success(

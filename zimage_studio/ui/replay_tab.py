@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import gradio as gr
@@ -15,80 +15,13 @@ from zimage_studio.services.studio import Studio
 from zimage_studio.ui import present, replay_view, request_form
 from zimage_studio.ui.doors import LOCAL, PRIVATE, Update, errors_as_toasts, session_of, shown, uploaded
 from zimage_studio.ui.replay_run import Finished, Missing, ReplayRuns
-from zimage_studio.ui.request_form import RequestForm, add_request_form
+from zimage_studio.ui.replay_widgets import RECENT, RECORDED, Held, add_outcome, add_ways, model_choices, wire_slider
 from zimage_studio.ui.texts import Texts
-from zimage_studio.ui.watching import Moment, raise_failure
+from zimage_studio.ui.watching import raise_failure
 
-RECENT = 6
-RECORDED = ""
-"""The choice of the model picker that means: the weights of the recipe, by hash."""
 _SEED = re.compile(r"\d{1,20}", re.ASCII)
 SCROLL_TO_READING = """() => { if (innerWidth <= 860)
     setTimeout(() => document.querySelector("#zs-replay-go")?.scrollIntoView({behavior: "smooth"}), 150); }"""
-
-
-@dataclass(frozen=True, slots=True)
-class Ways:
-    """The left side: the ways in, the buttons, the fields."""
-
-    drop: gr.File
-    recent: gr.Gallery
-    recent_ids: gr.State
-    paste: gr.Textbox
-    replay: gr.Button
-    stop: gr.Button
-    form: RequestForm
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """The right side: what happens or came out above, what was read below."""
-
-    stage: gr.HTML
-    verdict: gr.HTML
-    anyway_row: gr.Row
-    anyway: gr.Button
-    pictures: gr.Row
-    slider: gr.ImageSlider
-    show_then: gr.Button
-    show_both: gr.Button
-    show_now: gr.Button
-    map: gr.Image
-    map_words: gr.HTML
-    image: gr.Image
-    actions: gr.Row
-    download: gr.DownloadButton
-    recipe: gr.HTML
-    reading: gr.HTML
-
-    def cleared(self) -> Update:
-        """Nothing has come out (yet)."""
-        hidden = (self.verdict, self.anyway_row, self.pictures, self.image, self.actions, self.recipe)
-        return {widget: gr.update(visible=False) for widget in hidden}
-
-    @property
-    def outputs(self) -> list[Any]:
-        """What a run changes."""
-        return [
-            self.stage, self.verdict, self.anyway_row, self.anyway, self.pictures, self.slider, self.map,
-            self.map_words, self.image, self.actions, self.download, self.recipe,
-        ]  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Held:
-    """What the page remembers: the original and what the form showed of it (on the server), and that there is one
-    (in the browser, so that a restart of the server in between is noticed)."""
-
-    original: gr.State
-    shown: gr.State
-    mark: gr.Textbox
-    nearest: gr.State
-
-    @property
-    def outputs(self) -> list[Any]:
-        """All of it."""
-        return [self.original, self.shown, self.mark, self.nearest]
 
 
 class ReplayTab:
@@ -102,12 +35,12 @@ class ReplayTab:
         self._held = Held(gr.State(None), gr.State({}), gr.Textbox("", visible=False), gr.State(""))
         with gr.Row(elem_classes="zs-columns", equal_height=False):
             with gr.Column(scale=0, min_width=300, elem_classes="zs-controls"):
-                self._ways = _ways(studio, t)
+                self._ways = add_ways(studio, t)
             with gr.Column(scale=1, min_width=300, elem_classes="zs-stage-column"):
-                self._out = _outcome(t)
+                self._out = add_outcome(t)
         self._wire_ways(tab)
         self._wire_run()
-        _wire_slider(self._out)
+        wire_slider(self._out)
 
     def offer(self, button: gr.Button, image_id: gr.State) -> None:
         """Let `button` of another tab bring the image `image_id` here."""
@@ -150,10 +83,11 @@ class ReplayTab:
             }
 
         scroll = {"fn": None, "inputs": None, "outputs": None, "js": SCROLL_TO_READING, **LOCAL}
-        tab.select(on_open, None, [ways.recent, ways.recent_ids], **PRIVATE)
+        gr.on([tab.select, self._out.verdict.change], on_open, None, [ways.recent, ways.recent_ids], **PRIVATE)
         ways.drop.upload(on_drop, ways.drop, outputs, **PRIVATE).success(**scroll)
         ways.recent.select(on_recent, ways.recent_ids, outputs, **PRIVATE).success(**scroll)
-        ways.paste.input(on_paste, ways.paste, outputs, trigger_mode="always_last", **PRIVATE)
+        # "change", as Gradio's "input" is silent on what comes by the clipboard
+        ways.paste.change(on_paste, ways.paste, outputs, trigger_mode="always_last", **PRIVATE)
         ways.form.model.input(self._on_model, [ways.form.model, self._held.original], ways.form.widgets, **PRIVATE)
 
     def _wire_run(self) -> None:
@@ -191,8 +125,8 @@ class ReplayTab:
         return {**self._loaded(original, thumbnail), self._ways.paste: ""}
 
     def _pasted(self, text: str) -> Update:
-        if not text.strip():
-            return {**self._emptied(), self._out.stage: gr.update(value=replay_view.idle(self._t), visible=True)}
+        if not text.strip():  # also when another way in has cleared it
+            return {self._ways.paste: gr.skip()}
         if _SEED.fullmatch(text.strip()):
             seed = text.strip()
             html = gr.update(value=replay_view.only_a_seed(seed, self._t), visible=True)
@@ -223,7 +157,7 @@ class ReplayTab:
         own = original.recipe is not None
         return {
             **self._emptied(), **form.show(values),
-            form.model: gr.update(choices=_choices(models, original, t), value=RECORDED if own else chosen.key),
+            form.model: gr.update(choices=model_choices(models, original, t), value=RECORDED if own else chosen.key),
             self._out.reading: gr.update(value=html, visible=True),
             self._held.original: original, self._held.shown: values, self._held.mark: "read",
         }  # fmt: skip
@@ -232,7 +166,7 @@ class ReplayTab:
         """Nothing is held, and nothing has come out."""
         form = self._ways.form
         models = self._studio.models.list()
-        picker = gr.update(choices=_choices(models, None, self._t), value=self._studio.settings.model)
+        picker = gr.update(choices=model_choices(models, None, self._t), value=self._studio.settings.model)
         return {
             **self._out.cleared(), form.model: picker,
             self._ways.drop: None, self._out.stage: gr.update(visible=False),
@@ -268,19 +202,23 @@ class ReplayTab:
     ) -> Iterator[Update]:
         ways, out = self._ways, self._out
         start: Update = {**out.cleared(), ways.stop: gr.update(interactive=True)}
-        for news in self._runs.run(original, overrides, model, session):
-            if isinstance(news, Moment) and not news.view.finished:
-                yield {**start, out.stage: gr.update(value=news.html, visible=True)}
-                start = {}
-                continue
-            end = {**start, ways.stop: gr.update(interactive=False)}
-            if isinstance(news, Missing):
-                yield {**end, **self._missing(news)}
-            elif isinstance(news, Finished):
-                yield {**end, **self._finished(news, original)}
-            else:
-                yield {**end, out.stage: gr.update(value=news.html, visible=True)}
-                raise_failure(news.view, self._t)
+        end: Update = {**out.cleared(), ways.stop: gr.update(interactive=False)}
+        try:
+            for news in self._runs.run(original, overrides, model, session):
+                if isinstance(news, Missing):
+                    yield {**end, **self._missing(news)}
+                elif isinstance(news, Finished):
+                    yield {**end, **self._finished(news, original)}
+                else:
+                    now = end if news.view.finished else start
+                    yield {**now, out.stage: gr.update(value=news.html, visible=True)}
+                    raise_failure(news.view, self._t)
+                    start = {}
+        except UserError as error:
+            if not start:  # it has been shown to work
+                html = present.stage_failed(error.text(self._t.lang), self._t)
+                yield {**end, out.stage: gr.update(value=html, visible=True)}
+            raise
 
     def _missing(self, news: Missing) -> Update:
         out, t = self._out, self._t
@@ -316,80 +254,10 @@ class ReplayTab:
         }
 
 
-def _ways(studio: Studio, t: Texts) -> Ways:
-    models = studio.models.list()
-    default = next(model for model in models if model.key == studio.settings.model)
-    with gr.Column(elem_classes="zs-ways"):
-        with gr.Group(elem_classes="zs-drop"):
-            gr.HTML(replay_view.drop_words(t))
-            drop = gr.File(label=t("drop"), show_label=False, type="filepath", height=120, elem_id="zs-drop")
-        recent = gr.Gallery(
-            label=t("recent"), show_label=False, interactive=False, allow_preview=False, columns=RECENT, height="auto",
-            object_fit="cover", buttons=[], fit_columns=False, visible=False, elem_id="zs-recent",
-        )  # fmt: skip
-        with gr.Group():
-            paste = gr.Textbox(
-                label=t("paste"), placeholder=t("paste_placeholder"), lines=2, max_lines=6, elem_id="zs-paste"
-            )
-    with gr.Row(elem_classes="zs-go", elem_id="zs-replay-go"):
-        run = gr.Button(t("replay"), variant="primary", elem_id="zs-replay", scale=3, min_width=120)
-        stop = gr.Button(t("stop"), elem_id="zs-replay-stop", scale=1, min_width=80, interactive=False)
-    with gr.Column(elem_classes="zs-settings zs-replay-form"):
-        gr.HTML(present.note(t("replay_fields")))
-        form = add_request_form(default.defaults, _choices(models, None, t), default.key, t)
-    return Ways(drop, recent, gr.State([]), paste, run, stop, form)
-
-
-def _outcome(t: Texts) -> Outcome:
-    made: dict[str, Any] = {"stage": gr.HTML(replay_view.idle(t), elem_id="zs-replay-stage")}
-    made["verdict"] = gr.HTML(visible=False, elem_id="zs-verdict")
-    with gr.Row(visible=False, elem_classes="zs-actions") as anyway_row:
-        made["anyway"] = gr.Button("", size="md", min_width=140, elem_id="zs-anyway")
-    with gr.Row(visible=False, equal_height=False, elem_classes="zs-pictures") as pictures:
-        with gr.Column(scale=2, min_width=260, elem_classes="zs-slider"):
-            made["slider"] = gr.ImageSlider(
-                label=t("slider_label"), show_label=False, type="filepath", format="png", interactive=False,
-                buttons=["fullscreen"], max_height=560, elem_id="zs-slider",
-            )  # fmt: skip
-            with gr.Row(elem_classes="zs-sides"):
-                for name in ("show_then", "show_both", "show_now"):
-                    made[name] = gr.Button(t(name), size="sm", min_width=60)
-        with gr.Column(scale=1, min_width=160, elem_classes="zs-map"):
-            made["map"] = gr.Image(
-                label=t("map_label"), show_label=False, format="png", interactive=False, buttons=["fullscreen"],
-                alt_text=t("map_label"), elem_id="zs-map",
-            )  # fmt: skip
-            made["map_words"] = gr.HTML("")
-    made["image"] = gr.Image(
-        label=t("result_label"), show_label=False, visible=False, type="filepath", format="png", interactive=False,
-        buttons=["fullscreen"], elem_id="zs-replay-image",
-    )  # fmt: skip
-    with gr.Row(visible=False, elem_classes="zs-actions") as actions:
-        made["download"] = gr.DownloadButton(t("download_new"), size="md", min_width=140, elem_id="zs-replay-download")
-    made["reading"] = gr.HTML(visible=False, elem_id="zs-reading")
-    made["recipe"] = gr.HTML(visible=False, elem_id="zs-new-recipe")
-    return Outcome(anyway_row=anyway_row, pictures=pictures, actions=actions, **made)
-
-
-def _wire_slider(out: Outcome) -> None:
-    """The slider without a mouse. The position is nudged, or Gradio would not see the same one set twice."""
-    for button, position in ((out.show_then, 100), (out.show_both, 50), (out.show_now, 0)):
-        nudged = f'{{__type__: "update", slider_position: {position} + Math.random() / 1e4}}'
-        button.click(None, None, out.slider, js=f"() => ({nudged})", **LOCAL)
-
-
-def _choices(models: tuple[ModelArtifact, ...], original: Original | None, t: Texts) -> list[tuple[str, str]]:
-    listed = [(model.name, model.key) for model in models]
-    if original is None or original.recipe is None:
-        return listed
-    recorded = original.recipe.model
-    return [(t("model_recorded", name=recorded.name, sha256=recorded.sha256[:8]), RECORDED), *listed]
-
-
 def _model_for(original: Original, models: tuple[ModelArtifact, ...], default: str) -> ModelArtifact:
     """The model that draws: the one of the same name, else the default one."""
     named = (model for model in models if not model.missing and _is_named(model, original.model_name))
-    return next(named, None) or next(model for model in models if model.key == default)
+    return next(named, None) or next((model for model in models if model.key == default), models[0])
 
 
 def _is_named(model: ModelArtifact, name: str) -> bool:

@@ -35,6 +35,8 @@ _NAMES = {
     "numerics.sigmas": "recorded_sigmas",
     "numerics.sequence_length": "recorded_length",
     "numerics.noise": "recorded_noise",
+    "stack.cpu": "recorded_cpu",
+    "stack.threads": "recorded_threads",
     "created": "recipe_created",
     "outcome.seconds": "recipe_seconds",
     "outcome.pixels_sha256": "recipe_hash",
@@ -120,7 +122,7 @@ def model_missing(sentence: str, wanted: str, t: Texts) -> str:
 
 def difference_caption(factor: int, largest: int | None, t: Texts) -> str:
     """Under the map: how many times the differences were enlarged."""
-    words = t("map_equal") if not largest else t("map_caption", factor=factor)
+    words = t("map_equal") if not largest else t("map_plain") if factor == 1 else t("map_caption", factor=factor)
     return f'<p class="zs-caption">{escape(words)}</p>'
 
 
@@ -152,9 +154,10 @@ def recorded_value(value: object) -> str:
 
 def _head(original: Original, picture: str, t: Texts) -> str:
     found = original.found
-    program = PROGRAMS.get(found.dialect, "")
+    program = t("program_a1111") if found.dialect == "a1111" else PROGRAMS.get(found.dialect, "")
     words = t("read_from", program=program) if program else t("read_nothing")
-    quiet = [original.name] if program else [original.name, t("read_nothing_hint")]
+    hint = t("read_nothing_hint") if original.path is None else t("read_nothing_picture")
+    quiet = [original.name] if program else [original.name, hint]
     name = "".join(f'<p class="zs-quiet">{escape(line)}</p>' for line in quiet if line)
     image = f'<img alt="{escape(t("read_picture"))}" src="gradio_api/file={quote(picture)}">' if picture else ""
     return f'<div class="zs-read-head">{image}<div><p class="zs-big">{escape(words)}</p>{name}</div></div>'
@@ -240,11 +243,13 @@ def _section(title: str, inner: str) -> str:
 def _table(heads: list[str], rows: list[list[str]], kind: str) -> str:
     """`rows` are HTML already."""
     head = "".join(f"<th scope=col>{escape(words)}</th>" for words in heads)
-    body = "".join(
-        "<tr>" + "".join(f'<td data-head="{escape(heads[at])}">{cell}</td>' for at, cell in enumerate(row)) + "</tr>"
-        for row in rows
-    )
+    body = "".join(f"<tr>{''.join(map(_cell, heads, row))}</tr>" for row in rows)
     return f'<table class="zs-table {kind}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+
+
+def _cell(head: str, inner: str) -> str:
+    """On narrow screens each cell carries the head of its column."""
+    return f'<td data-head="{escape(head)}"><div>{inner}</div></td>'
 
 
 def _listed(names: Iterable[str], t: Texts) -> str:

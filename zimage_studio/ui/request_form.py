@@ -4,7 +4,7 @@ Fields that no single widget holds (lists, such as the variations) are not shown
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from types import NoneType
 from typing import Any, Literal, get_args, get_type_hints
@@ -34,10 +34,10 @@ def kinds() -> dict[str, Kind]:
     return {name: kind for name, kind in found.items() if kind is not None}
 
 
-def groups() -> tuple[tuple[tuple[str, ...], ...], ...]:
+def groups(without: Container[str] = ()) -> tuple[tuple[tuple[str, ...], ...], ...]:
     """How the fields are laid out: those that everybody knows first, then what is new, two in a row."""
     known = {name for group in GROUPS for row in group for name in row}
-    more = [name for name in kinds() if name not in known]
+    more = [name for name in kinds() if name not in known and name not in without]
     pairs = tuple(tuple(more[at : at + ROW_FIELDS]) for at in range(0, len(more), ROW_FIELDS))
     return (*GROUPS, pairs) if pairs else GROUPS
 
@@ -88,26 +88,34 @@ def changed(shown: Mapping[str, object], now: Mapping[str, object]) -> dict[str,
     return {name: value for name, value in now.items() if _plain(name, value) != _plain(name, shown.get(name))}
 
 
-def add_request_form(defaults: ModelDefaults, choices: list[tuple[str, str]], model: str, t: Texts) -> RequestForm:
-    """Add the widgets, with the values of a model.
+def add_request_form(
+    defaults: ModelDefaults,
+    choices: list[tuple[str, str]],
+    model: str,
+    t: Texts,
+    *,
+    prefix: str = "zs-replay",
+    without: Container[str] = (),
+) -> RequestForm:
+    """Add the widgets, with the values of a model; their ids begin with `prefix`. Whoever leaves fields out has them.
 
     The numbers have no bounds here: records.request refuses in the page's language, Gradio would in English.
     """
     made: dict[str, Any] = {}
     values, kind = defaults_of(defaults), kinds()
-    for group in groups():
+    for group in groups(without):
         with gr.Group():
             for row in group:
                 with gr.Row():
                     for name in row:
-                        made[name] = _widget(name, kind[name], values.get(name), t)
+                        made[name] = _widget(name, kind[name], values.get(name), prefix, t)
     with gr.Group():
-        picker = gr.Dropdown(choices, value=model, label=t("model"), elem_id="zs-replay-model")
-    return RequestForm({name: made[name] for name in kind}, picker)
+        picker = gr.Dropdown(choices, value=model, label=t("model"), elem_id=f"{prefix}-model")
+    return RequestForm({name: made[name] for name in kind if name in made}, picker)
 
 
-def _widget(name: str, kind: Kind, value: object, t: Texts) -> Any:
-    label, elem_id = present.field_name(name, t), f"zs-replay-{name.replace('_', '-')}"
+def _widget(name: str, kind: Kind, value: object, prefix: str, t: Texts) -> Any:
+    label, elem_id = present.field_name(name, t), f"{prefix}-{name.replace('_', '-')}"
     if kind == "flag":
         return gr.Checkbox(bool(value), label=label, elem_id=elem_id)
     if kind == "number":
