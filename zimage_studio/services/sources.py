@@ -10,7 +10,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from zimage_studio.errors import UserError
 from zimage_studio.services.files import replace_durably
-from zimage_studio.services.images import ImageStore
+from zimage_studio.services.images import THUMBNAIL_PX, ImageStore
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 MAX_SOURCE_PIXELS = 8192 * 8192
@@ -54,6 +54,18 @@ class SourceStore:
         if hashlib.sha256(pixels_HWC.tobytes()).hexdigest() != sha256:
             raise UserError("source_missing", value=sha256[:SHOWN_DIGITS])
         return pixels_HWC
+
+    def thumbnail(self, sha256: str) -> Path:
+        """A WebP of at most 320 px a side, made on first use. Raises UserError when the picture is not here."""
+        path = self._folder / f"{sha256}.webp"
+        if not path.exists():
+            with Image.open(self.path(sha256), formats=FORMATS) as image:
+                image.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
+                buffer = io.BytesIO()
+                image.convert("RGB").save(buffer, "WEBP", quality=85)
+            self._folder.mkdir(parents=True, exist_ok=True)
+            replace_durably(path, buffer.getvalue())
+        return path
 
     def _find(self, sha256: str) -> Path | None:
         kept = self._folder / f"{sha256}.png"
