@@ -10,7 +10,9 @@ from PIL import Image
 from zimage_studio.core.metadata.png import read_own_recipe, read_texts
 from zimage_studio.errors import BusyError, Cancelled, UserError
 from zimage_studio.records.grid import GridPlan, parse_axis, plan_grid, plan_neighbourhood
+from zimage_studio.records.progress import silent
 from zimage_studio.records.request import ModelDefaults, Variation, parse_batch
+from zimage_studio.services.replay import read_original
 from zimage_studio.services.studio import Studio, build_studio
 
 BASE = {"prompt": "a red circle on a white background", "seed": 7, "width": 64, "height": 64, "steps": 2, "guidance": 0}
@@ -173,3 +175,17 @@ def _contains(sheet: np.ndarray, cell: np.ndarray) -> bool:
         if np.array_equal(sheet[y : y + height, x : x + width], cell):
             return True
     return False
+
+
+def test_memory_profiles_are_an_axis_and_a_replay_keeps_them(studio: Studio):
+    view = studio.grids.start(plan(("profile", "exact,bf16"), ("seed", "1,2"))).result(120)
+    dtypes = [{view.images[column, row].recipe.numerics.dtypes["transformer"] for row in (0, 1)} for column in (0, 1)]
+    assert dtypes == [{"float32"}, {"bfloat16"}]
+    lossy = view.images[1, 0]
+    assert lossy.recipe.numerics.memory["transformer_precision"] == "bf16"
+    original = read_original(lossy.path)
+    again = studio.replay.start(original, silent, session="x").result(60)[0]
+    assert studio.replay.verdict(original, again).verdict == "identical"
+    around = plan_neighbourhood(lossy.recipe.request, "tiny", strength=0.2, memory=lossy.recipe.numerics.memory)
+    assert {cell.profile["transformer_precision"] for cell in around.cells} == {"bf16"}
+    assert GridPlan.from_json(around.to_json()) == around

@@ -15,6 +15,7 @@ import typer
 
 from zimage_studio.errors import InvalidInputError, UserError
 from zimage_studio.messages import Lang, say
+from zimage_studio.records.memory import PRESETS, MemoryProfile
 from zimage_studio.services.generation import GenerationJob, JobView
 from zimage_studio.services.grids import Grid, GridView
 from zimage_studio.services.images import StoredImage
@@ -27,7 +28,7 @@ ModelOption = Annotated[
     str | None, typer.Option("--model", metavar="KEY", help="`tiny`, a key of `models`, a path or a hub id.")
 ]
 ProfileOption = Annotated[
-    str, typer.Option("--profile", metavar="NAME", help="Memory profile; `exact` changes nothing.")
+    str, typer.Option("--profile", metavar="NAME|FILE", help="Memory profile; `exact` changes nothing.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")]
 FoldersOption = Annotated[list[str] | None, typer.Option("--models", metavar="DIR", help="More folders with models.")]
@@ -66,6 +67,19 @@ class Printer:
 def given(**values: object) -> dict[str, object]:
     """The options that were given."""
     return {name: value for name, value in values.items() if value is not None}
+
+
+def load_profile(name: str) -> MemoryProfile:
+    """A preset by its name, or the profile in a JSON file. Raises InvalidInputError, UserError."""
+    if name in PRESETS:
+        return PRESETS[name]
+    path = Path(name)
+    if not path.is_file():
+        raise InvalidInputError("bad_choice", field="profile", value=name, known=", ".join(PRESETS))
+    try:
+        return MemoryProfile.from_json(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError("file_damaged", value=name, why=error) from error
 
 
 def parse_size(size: str | None) -> dict[str, object]:

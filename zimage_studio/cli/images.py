@@ -26,6 +26,7 @@ from zimage_studio.cli.common import (
     copied,
     entry,
     given,
+    load_profile,
     parse_size,
     quiet,
     running_studio,
@@ -43,7 +44,6 @@ from zimage_studio.services.studio import Studio
 from zimage_studio.settings import load_settings
 
 REFUSED = 2
-PROFILES = ("exact",)
 
 
 def generate(
@@ -70,8 +70,7 @@ def generate(
 ) -> None:
     """Make images. Each is a PNG that carries the recipe that makes it again."""
     settings = load_settings({"data": data, "lang": lang, "model": model, "offline": offline})
-    if profile not in PROFILES:
-        raise InvalidInputError("bad_choice", field="profile", value=profile, known=", ".join(PROFILES))
+    memory = load_profile(profile)
     values = {"prompt": prompt, "negative_prompt": negative, **parse_size(size)} | given(
         seed=seed, steps=steps, guidance=guidance, count=count, shift=shift, variation_seed=variation_seed,
         variation_strength=variation_strength, variety=variety, strength=strength,
@@ -80,7 +79,7 @@ def generate(
     with running_studio(settings) as studio:
         if image is not None:
             values["source"] = studio.sources.keep(image)
-        job = studio.generation.submit(values, model=studio.settings.model)
+        job = studio.generation.submit(values, model=studio.settings.model, profile=memory)
         images = watch(job, printer)
         if out is not None:
             images = tuple(copied(made, out) for made in images)
@@ -216,7 +215,9 @@ def _plan(studio: Studio, file: Path, x: str | None, y: str | None, around: str 
     if around is not None:
         if x is not None or y is not None:
             raise InvalidInputError("axes_and_around", field="axis")
-        return plan_neighbourhood(recipe.request, model.key, strength=around, side=side, parent=parent)
+        return plan_neighbourhood(
+            recipe.request, model.key, strength=around, side=side, memory=recipe.numerics.memory, parent=parent
+        )
     if x is None:
         raise InvalidInputError("grid_needs_axis", field="axis")
     axes = [None if text is None else parse_axis(*_axis(text)) for text in (x, y)]
@@ -227,7 +228,10 @@ def _plan(studio: Studio, file: Path, x: str | None, y: str | None, around: str 
     first = axes[0]
     if first is None:
         raise InvalidInputError("grid_needs_axis", field="axis")
-    return plan_grid(recipe.request, model.key, first, axes[1], defaults=model.defaults, parent=parent)
+    return plan_grid(
+        recipe.request, model.key, first, axes[1],
+        defaults=model.defaults, memory=recipe.numerics.memory, parent=parent,
+    )  # fmt: skip
 
 
 def _axis(text: str) -> tuple[str, str]:

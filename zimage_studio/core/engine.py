@@ -3,7 +3,7 @@
 import gc
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,12 @@ from numpy.typing import NDArray
 
 from zimage_studio import __version__
 from zimage_studio.core.loading import load_pipeline
+from zimage_studio.core.memory.apply import Applied, apply
 from zimage_studio.core.preview import LatentToRgb
 from zimage_studio.core.sampling import Sample, sample
 from zimage_studio.errors import OutOfMemoryError
 from zimage_studio.records.artifact import ModelArtifact
+from zimage_studio.records.memory import EXACT, PRECISIONS, MemoryProfile
 from zimage_studio.records.progress import Progress
 from zimage_studio.records.request import GenerationRequest
 
@@ -32,22 +34,49 @@ class LoadedModel:
     pipeline: ZImagePipeline
     to_rgb: LatentToRgb
     scheduler_config: Mapping[str, Any]
+    applied: Applied
+
+    @property
+    def profile(self) -> MemoryProfile:
+        """The memory profile that it is under."""
+        return self.applied.profile
+
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
 class TorchEngine:
     """Loads and draws on one device. Not thread-safe: the manager calls it from its one thread."""
 
-    def __init__(self, *, device: str = "auto", hub_cache: Path | None = None) -> None:
+    def __init__(self, *, device: str = "auto", hub_cache: Path | None = None, scratch: Path | None = None) -> None:
         self._device = device
         self._hub_cache = hub_cache
+        self._scratch = scratch
 
-    def load(self, artifact: ModelArtifact, parts: Path | None, progress: Progress) -> LoadedModel:
-        """Read `artifact` from disk onto the device. `parts` lends what a transformer-only file lacks."""
+    def load(
+        self, artifact: ModelArtifact, parts: Path | None, progress: Progress, profile: MemoryProfile = EXACT
+    ) -> LoadedModel:
+        """Read `artifact` from disk onto the device, under `profile`.
+
+        `parts` lends what a transformer-only file lacks.
+        """
+        wishes = {name.removesuffix("_precision"): DTYPES.get(str(getattr(profile, name))) for name in PRECISIONS}
         pipeline = load_pipeline(
-            artifact, device=self._device, dtypes=None, parts=parts, hub_cache=self._hub_cache, progress=progress
+            artifact,
+            device=self._device,
+            dtypes={name: dtype for name, dtype in wishes.items() if dtype is not None},
+            parts=parts,
+            hub_cache=self._hub_cache,
+            progress=progress,
         )
         pipeline.set_progress_bar_config(disable=True)
-        return LoadedModel(artifact, pipeline, LatentToRgb.fit(pipeline.vae), dict(pipeline.scheduler.config))
+        to_rgb, scheduler = LatentToRgb.fit(pipeline.vae), dict(pipeline.scheduler.config)
+        return LoadedModel(artifact, pipeline, to_rgb, scheduler, apply(pipeline, profile, scratch=self._scratch))
+
+    def fit(self, model: LoadedModel, profile: MemoryProfile) -> None:
+        """Bring a model that is loaded under `profile`; see `needs_reload` for what only loading again can do."""
+        model.applied.undo()
+        model.applied = apply(model.pipeline, profile, scratch=self._scratch)
 
     def draw(
         self,
@@ -58,7 +87,7 @@ class TorchEngine:
     ) -> Sample:
         """One image. Raises what `sampling.sample` raises, with out-of-memory as a UserError."""
         try:
-            return sample(
+            drawn = sample(
                 model.pipeline,
                 request,
                 scheduler_config=model.scheduler_config,
@@ -66,6 +95,7 @@ class TorchEngine:
                 progress=progress,
                 source_HWC=source_HWC,
             )
+            return replace(drawn, numerics=replace(drawn.numerics, memory=recorded(model.profile)))
         except (torch.OutOfMemoryError, MemoryError):
             pass  # the traceback pins the job's tensors: leave the block before freeing
         self.collect()
@@ -93,3 +123,9 @@ class TorchEngine:
             "cpu": torch.backends.cpu.get_cpu_capability(),
             "threads": str(torch.get_num_threads()),
         }
+
+
+def recorded(profile: MemoryProfile) -> dict[str, object]:
+    """What of `profile` a recipe keeps: the switches that may change numbers, and precisions that were chosen."""
+    chosen = {name: getattr(profile, name) for name in PRECISIONS if getattr(profile, name) != "auto"}
+    return {**profile.numerics, **chosen}

@@ -4,14 +4,15 @@ import csv
 import io
 import itertools
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from dataclasses import asdict, dataclass, field, replace
 from typing import ClassVar, Literal, Self
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from zimage_studio.errors import InvalidInputError
 from zimage_studio.records.checks import real, whole
+from zimage_studio.records.memory import PRESETS, MemoryProfile, parse_profile
 from zimage_studio.records.request import (
     MAX_SEED,
     STRICT,
@@ -44,7 +45,10 @@ class Axis:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cell:
-    """One image to make: its column and row (from 0), and the whole request for `model`."""
+    """One image to make: its column and row (from 0), and the whole request for `model`.
+
+    `profile` holds the switches of a memory profile that are not as in `exact`.
+    """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
@@ -52,6 +56,7 @@ class Cell:
     row: int
     request: GenerationRequest
     model: str
+    profile: Mapping[str, bool | int | float | str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -121,10 +126,12 @@ def parse_axis(field: object, values: object) -> Axis:
 
 
 def plan_grid(
-    base: GenerationRequest, model: str, x: Axis, y: Axis | None, *, defaults: ModelDefaults, parent: str | None = None
-) -> GridPlan:
+    base: GenerationRequest, model: str, x: Axis, y: Axis | None, *, defaults: ModelDefaults,
+    memory: Mapping[str, object] | None = None, parent: str | None = None,
+) -> GridPlan:  # fmt: skip
     """A cell for each value of `x` (and `y`), everything else as in `base`.
 
+    `memory` are the switches that the image was made under, as its recipe records them (None: `exact`).
     Raises InvalidInputError when a value is out of bounds, or a prompt does not contain what should be replaced.
     """
     if y is not None and y.field == x.field:
@@ -132,22 +139,24 @@ def plan_grid(
     count = len(x.values) * (len(y.values) if y else 1)
     if count > MAX_CELLS:
         raise InvalidInputError("grid_too_large", field="axis", count=count, high=MAX_CELLS)
+    own = parse_profile(memory or {})
+    opened = _opened(base, {axis.field for axis in (x, y) if axis is not None})
     cells = []
     for row, y_value in enumerate(y.values if y else ("",)):
         for column, x_value in enumerate(x.values):
-            values = {**_opened(base), "model": model}
+            values = {**opened, "model": model, "profile": own}
             for axis, value in ((x, x_value), (y, y_value)):
                 if axis is not None:
                     values |= FIELDS[axis.field](values, value, axis)
-            cell_model = str(values.pop("model"))
+            cell_model, profile = str(values.pop("model")), values.pop("profile")
             request = parse_batch(values, defaults).first
-            cells.append(Cell(column=column, row=row, request=request, model=cell_model))
+            cells.append(Cell(column=column, row=row, request=request, model=cell_model, profile=_switches(profile)))
     return GridPlan(kind="xy", cells=tuple(cells), x=x, y=y, parent=parent)
 
 
 def plan_neighbourhood(
     base: GenerationRequest, model: str, *, strength: object, side: object = 3, seed: object = None,
-    parent: str | None = None,
+    memory: Mapping[str, object] | None = None, parent: str | None = None,
 ) -> GridPlan:  # fmt: skip
     """`side` x `side` cells: `base` in the middle, around it variations of `strength` with seeds counting from `seed`.
 
@@ -157,6 +166,7 @@ def plan_neighbourhood(
     cells_a_side = whole("side", side, 3, MAX_SIDE)
     if cells_a_side % 2 == 0:
         raise InvalidInputError("even_side", field="side", value=cells_a_side)
+    profile = _switches(parse_profile(memory or {}))
     seeds = _other_seeds(parse_seed(seed, "variation_seed"), base)
     cells = []
     for row in range(cells_a_side):
@@ -165,8 +175,14 @@ def plan_neighbourhood(
             if (row, column) != (cells_a_side // 2, cells_a_side // 2):
                 link = Variation(seed=next(seeds), strength=amount)
                 request = replace(base, variations=(*base.variations, link))
-            cells.append(Cell(column=column, row=row, request=request, model=model))
+            cells.append(Cell(column=column, row=row, request=request, model=model, profile=profile))
     return GridPlan(kind="neighbourhood", cells=tuple(cells), parent=parent)
+
+
+def _switches(profile: object) -> dict[str, bool | int | float | str]:
+    if not isinstance(profile, MemoryProfile):
+        raise TypeError(f"{profile!r} is no memory profile")
+    return {name: value for name, value in profile.changed.items() if isinstance(value, bool | int | float | str)}
 
 
 def _other_seeds(first: int, base: GenerationRequest) -> Iterator[int]:
@@ -175,12 +191,17 @@ def _other_seeds(first: int, base: GenerationRequest) -> Iterator[int]:
     return (seed % (MAX_SEED + 1) for seed in itertools.count(first) if seed % (MAX_SEED + 1) not in used)
 
 
-def _opened(base: GenerationRequest) -> Values:
-    """The values of `base`, the last variation as two fields of its own, so that an axis can set either."""
+def _opened(base: GenerationRequest, varied: Set[str]) -> Values:
+    """The values of `base`, the last variation as two fields of its own, so that an axis can set either.
+
+    Where only its strength is `varied` and there is none yet, one seed is drawn here, or every cell would draw its own.
+    """
     values: Values = {**base.to_dict(), "variations": base.variations[:-1]}
     if base.variations:
         last = base.variations[-1]
         values |= {"variation_seed": last.seed, "variation_strength": last.strength}
+    elif "variation_strength" in varied and "variation_seed" not in varied:
+        values["variation_seed"] = parse_seed(None, "variation_seed")
     return values
 
 
@@ -203,6 +224,12 @@ def _prompt(values: Values, text: str, axis: Axis) -> Values:
     return {"prompt": prompt.replace(searched, text)}
 
 
+def _profile(_values: Values, text: str, _axis: Axis) -> Values:
+    if text not in PRESETS:
+        raise InvalidInputError("bad_choice", field="profile", value=text, known=", ".join(PRESETS))
+    return {"profile": PRESETS[text]}
+
+
 FIELDS: Mapping[str, Callable[[Values, str, Axis], Values]] = {
     "seed": _plain("seed"),
     "steps": _plain("steps"),
@@ -216,5 +243,6 @@ FIELDS: Mapping[str, Callable[[Values, str, Axis], Values]] = {
     "variety": _plain("variety"),
     "strength": _plain("strength"),
     "model": _plain("model"),
+    "profile": _profile,
 }
 """What an axis can vary, and how a value changes a request."""

@@ -225,31 +225,31 @@ def _refuse_contradictions(profile: MemoryProfile) -> None:
 # --- presets --------------------------------------------------------------------------------------------------------
 
 EXACT = MemoryProfile(name="exact")
+CHUNKED = MemoryProfile(name="chunked", feed_forward_chunks=4)
+TILED = MemoryProfile(name="tiled", vae_tile_px=512, feed_forward_chunks=4)
 TEXT_OUT = MemoryProfile(name="text_out", evict_text_encoder=True)
-TEXT_OUT_TILED = replace(TEXT_OUT, name="text_out_tiled", vae_tile_px=512)
+TEXT_OUT_TILED = replace(TEXT_OUT, name="text_out_tiled", vae_tile_px=512, feed_forward_chunks=4)
 IN_TURN = MemoryProfile(name="in_turn", model_offload=True)
-STREAMED = MemoryProfile(
-    name="streamed", evict_text_encoder=True, group_offload="block", group_offload_stream=True
-)  # fmt: skip
+STREAMED = replace(TEXT_OUT, name="streamed", group_offload="block", group_offload_stream=True)
 STREAMED_TILED = replace(STREAMED, name="streamed_tiled", vae_tile_px=512, feed_forward_chunks=4)
-STREAMED_LEAVES = replace(STREAMED_TILED, name="streamed_leaves", group_offload="leaf", feed_forward_chunks=8)
-FROM_DISK = MemoryProfile(
-    name="from_disk", evict_text_encoder=True, group_offload="block", group_offload_disk=True, vae_tile_px=512,
-    feed_forward_chunks=4,
-)  # fmt: skip
-FP8_STORAGE = MemoryProfile(name="fp8_storage", evict_text_encoder=True, fp8_storage=True)
-INT8 = MemoryProfile(name="int8", evict_text_encoder=True, quantization="int8")
-FP8 = MemoryProfile(name="fp8", evict_text_encoder=True, quantization="fp8", compile=True)
-INT4 = MemoryProfile(name="int4", evict_text_encoder=True, quantization="int4", vae_tile_px=512)
-FP16 = MemoryProfile(
-    name="fp16", transformer_precision="fp16", vae_precision="fp32", vae_tile_px=512, evict_text_encoder=True
+STREAMED_LEAVES = replace(
+    STREAMED, name="streamed_leaves", group_offload="leaf", vae_tile_px=256, feed_forward_chunks=16
 )
+FROM_DISK = replace(TEXT_OUT, name="from_disk", group_offload="block", group_offload_disk=True)
+FROM_DISK_TILED = replace(FROM_DISK, name="from_disk_tiled", vae_tile_px=256, feed_forward_chunks=16)
+BF16 = replace(CHUNKED, name="bf16", transformer_precision="bf16", text_encoder_precision="bf16")
+FP16 = replace(TEXT_OUT_TILED, name="fp16", transformer_precision="fp16", vae_precision="fp32")
+FP16_STREAMED = replace(FP16, name="fp16_streamed", group_offload="block", group_offload_stream=True)
+FP8_STORAGE = replace(TEXT_OUT_TILED, name="fp8_storage", fp8_storage=True)
+INT8 = replace(TEXT_OUT_TILED, name="int8", quantization="int8")
+FP8 = replace(TEXT_OUT_TILED, name="fp8", quantization="fp8", compile=True)
+INT4 = replace(TEXT_OUT_TILED, name="int4", quantization="int4")
 
 PRESETS: Mapping[str, MemoryProfile] = {
     profile.name: profile
     for profile in (
-        EXACT, TEXT_OUT, TEXT_OUT_TILED, IN_TURN, STREAMED, STREAMED_TILED, STREAMED_LEAVES, FROM_DISK, FP8_STORAGE,
-        INT8, FP8, INT4, FP16,
+        EXACT, CHUNKED, TILED, TEXT_OUT, TEXT_OUT_TILED, IN_TURN, STREAMED, STREAMED_TILED, STREAMED_LEAVES, FROM_DISK,
+        FROM_DISK_TILED, BF16, FP16, FP16_STREAMED, FP8_STORAGE, INT8, FP8, INT4,
     )
 }  # fmt: skip
 """By name; `exact` first. What each gives up is said by `preset.*` in messages."""
@@ -287,3 +287,89 @@ def needs_reload(before: MemoryProfile, after: MemoryProfile) -> tuple[str, ...]
     lost = [name for name in IRREVERSIBLE if getattr(before, name) not in (False, "none", getattr(after, name))]
     cast = [name for name in PRECISIONS if getattr(before, name) != getattr(after, name)]
     return (*lost, *cast)
+
+
+# --- what is foretold, chosen and measured --------------------------------------------------------------------------
+
+GIB = 2**30
+
+
+@dataclass(frozen=True, slots=True)
+class PhasePeak:
+    """One phase of one image: what the device holds at its peak, of which weights, and what lies in RAM beside it.
+
+    On a CPU the device's memory is RAM and `host_bytes` is 0.
+    """
+
+    phase: Phase
+    peak_bytes: int
+    weights_bytes: int
+    host_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """The phases of one image under one profile, in order."""
+
+    phases: tuple[PhasePeak, ...]
+
+    @property
+    def highest(self) -> PhasePeak:
+        """The phase that decides whether it fits."""
+        return max(self.phases, key=lambda phase: phase.peak_bytes)
+
+    @property
+    def peak_bytes(self) -> int:
+        """The highest peak of the device."""
+        return self.highest.peak_bytes
+
+    @property
+    def host_bytes(self) -> int:
+        """The most that lies in RAM beside an accelerator."""
+        return max(phase.host_bytes for phase in self.phases)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """The planner's choice.
+
+    `fits` is False when nothing does: `profile` is then the one that needs least, and `size` the largest picture of
+    the same shape for which it would fit, None when none would. `headroom_bytes` is what stays free (negative: what
+    is missing). `reason` is a message key, `values` fill it in. `faster` is the quickest profile that fits and loses
+    more, None when there is none.
+    """
+
+    profile: MemoryProfile
+    fits: bool
+    estimate: Estimate
+    free_bytes: int
+    headroom_bytes: int
+    reason: str
+    values: Mapping[str, object]
+    size: tuple[int, int] | None = None
+    faster: MemoryProfile | None = None
+
+    def predicted(self) -> list[dict[str, object]]:
+        """The phases, as the command line and the API print them."""
+        return [asdict(phase) for phase in self.estimate.phases]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Measurement:
+    """One image under one profile, measured.
+
+    `phase_peak_bytes` maps the phases to bytes; `seconds` is the wall time of the call. `psnr_db` to the reference
+    (peak 255) is None when the pixels are equal or there was no reference; `identical` tells the two apart.
+    """
+
+    profile: MemoryProfile
+    states: tuple[SwitchState, ...]
+    phase_peak_bytes: Mapping[Phase, int]
+    seconds: float
+    pixels_sha256: str
+    psnr_db: float | None = None
+    identical: bool | None = None
+
+    def to_dict(self) -> dict[str, object]:
+        """As the command line and the API print it, and SQLite keeps it."""
+        return asdict(self)

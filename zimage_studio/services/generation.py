@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from zimage_studio.errors import BusyError, Cancelled, UserError
 from zimage_studio.records.artifact import ModelArtifact
+from zimage_studio.records.memory import EXACT, MemoryProfile
 from zimage_studio.records.progress import Preview
 from zimage_studio.records.recipe import ModelIdentity, Outcome, Recipe
 from zimage_studio.records.request import Batch, GenerationRequest, parse_batch
@@ -63,12 +64,15 @@ class JobView:
 class GenerationJob:
     """A batch on its way. Runs to its end whether or not anybody watches."""
 
-    def __init__(self, batch: Batch, model: str, session: str, parent: str | None = None) -> None:
+    def __init__(
+        self, batch: Batch, model: str, session: str, parent: str | None = None, profile: MemoryProfile = EXACT
+    ) -> None:
         self.id = secrets.token_hex(8)
         self.batch = batch
         self.model = model
         self.session = session
         self.parent = parent
+        self.profile = profile
         self._view = JobView(count=batch.count)
         self._changed = threading.Condition()
         self._stop = threading.Event()
@@ -138,9 +142,15 @@ class GenerationService:
         self._closed = False
 
     def submit(
-        self, values: Mapping[str, object], *, model: str, session: str = "local", parent: str | None = None
+        self,
+        values: Mapping[str, object],
+        *,
+        model: str,
+        session: str = "local",
+        parent: str | None = None,
+        profile: MemoryProfile = EXACT,
     ) -> GenerationJob:
-        """Validate `values` (see records.request.parse_batch) and queue them for `model`.
+        """Validate `values` (see records.request.parse_batch) and queue them for `model` under `profile`.
 
         Raises InvalidInputError, UserError (unknown model, no start picture, no disk space) or BusyError (queue full,
         stopping).
@@ -150,7 +160,7 @@ class GenerationService:
         if batch.first.source is not None:
             self._sources.path(batch.first.source)
         self._images.check_space()
-        job = GenerationJob(batch, artifact.key, session, parent)
+        job = GenerationJob(batch, artifact.key, session, parent, profile)
         with self._lock:
             self._refuse_if_full(session)
             self._jobs[job.id] = job
@@ -259,7 +269,7 @@ class GenerationService:
         images: list[StoredImage] = []
         source = job.batch.first.source
         source_HWC = None if source is None else self._sources.pixels(source)
-        with self._manager.borrow(job.model, watch.report) as lent:
+        with self._manager.borrow(job.model, watch.report, job.profile) as lent:
             for index, request in enumerate(job.batch):
                 watch.next_image(index)
                 sample = lent.draw(request, source_HWC)

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import secrets
 import threading
 import time
@@ -16,6 +17,7 @@ from zimage_studio.core.metadata.png import encode_png
 from zimage_studio.core.sheet import draw_sheet
 from zimage_studio.errors import BusyError, Cancelled, UserError
 from zimage_studio.records.grid import Cell, GridPlan
+from zimage_studio.records.memory import parse_profile
 from zimage_studio.services.files import replace_durably
 from zimage_studio.services.generation import GenerationJob, GenerationService
 from zimage_studio.services.images import ImageStore, StoredImage
@@ -27,6 +29,8 @@ Images = Mapping[tuple[int, int], StoredImage]
 """(column, row) to the image made for that cell."""
 FULL_QUEUE_PAUSE_S = 1.0
 KEPT_RUNS = 100
+SHOWN_ID_CHARS = 40
+_ID = re.compile(r"[0-9a-f]{16}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +63,7 @@ class GridView:
 class Grid:
     """A plan and how far it has come. Runs to its end whether or not anybody watches."""
 
-    def __init__(
-        self, grid_id: str, plan: GridPlan, session: str, images: Images
-    ) -> None:
+    def __init__(self, grid_id: str, plan: GridPlan, session: str, images: Images) -> None:
         self.id = grid_id
         self.plan = plan
         self.session = session
@@ -142,12 +144,14 @@ class GridService:
 
     def get(self, grid_id: str) -> Grid:
         """The grid `grid_id`, also of an earlier run of Studio. Raises UserError when there is none."""
+        if not _ID.fullmatch(grid_id):  # also what is too long for a file name
+            raise UserError("unknown_grid", value=grid_id[:SHOWN_ID_CHARS])
         with self._lock:
             grid = self._grids.get(grid_id)
         if grid is not None and grid.view.state == "running":
             return grid
         folder = self._folder / grid_id
-        if not grid_id.isalnum() or not (folder / "plan.json").is_file():
+        if not (folder / "plan.json").is_file():
             raise UserError("unknown_grid", value=grid_id)
         if grid is not None:
             return grid
@@ -157,11 +161,11 @@ class GridService:
             raise UserError("grid_damaged", value=grid_id, why=error) from error
         return Grid(grid_id, plan, "", self._made(grid_id))
 
-    def list(self) -> tuple[Grid, ...]:
-        """All grids that can be read, newest first."""
+    def list(self, newest: int | None = None) -> tuple[Grid, ...]:
+        """All grids that can be read, newest first; at most `newest` of them."""
         plans = sorted(self._folder.glob("*/plan.json"), key=lambda path: path.stat().st_mtime, reverse=True)
         found = []
-        for path in plans:
+        for path in plans[:newest]:
             try:
                 found.append(self.get(path.parent.name))
             except UserError as error:
@@ -172,8 +176,9 @@ class GridService:
         """A PNG with all cells and their labels, made anew from what is there."""
         plan, cells = grid.plan, {}
         for place, stored in grid.view.images.items():
-            with Image.open(stored.path) as image:
-                cells[place] = image.convert("RGB")
+            if stored.path.exists():
+                with Image.open(stored.path) as image:
+                    cells[place] = image.convert("RGB")
         pixels = draw_sheet(cells, _labels(plan, "x"), _labels(plan, "y"))
         path = self._folder / grid.id / "sheet.png"
         replace_durably(path, encode_png(pixels, {"zimage_studio_grid": plan.to_json()}))
@@ -215,7 +220,7 @@ class GridService:
 
     def _make_missing(self, grid: Grid) -> None:
         missing = [cell for cell in grid.plan.cells if (cell.column, cell.row) not in grid.view.images]
-        missing.sort(key=lambda cell: cell.model)  # stable: a model is loaded once
+        missing.sort(key=lambda cell: (cell.model, json.dumps(dict(cell.profile))))  # stable: each is loaded once
         seconds: list[float] = []
         for number, cell in enumerate(missing):
             started = time.monotonic()
@@ -232,7 +237,11 @@ class GridService:
                 raise Cancelled
             try:
                 job = self._generation.submit(
-                    cell.request.to_dict(), model=cell.model, session=f"grid-{grid.id}", parent=grid.plan.parent
+                    cell.request.to_dict(),
+                    model=cell.model,
+                    session=f"grid-{grid.id}",
+                    parent=grid.plan.parent,
+                    profile=parse_profile(cell.profile),
                 )
             except BusyError as error:
                 if error.key == "stopping":

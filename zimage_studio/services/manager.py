@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
 from zimage_studio.errors import Cancelled, UserError
 from zimage_studio.records.artifact import ModelArtifact
+from zimage_studio.records.memory import EXACT, MemoryProfile, needs_reload
 from zimage_studio.records.progress import Progress
 from zimage_studio.records.request import GenerationRequest
 
@@ -33,7 +34,11 @@ Phase = Literal["empty", "loading", "ready", "generating", "lent", "failed"]
 class Engine(Protocol):
     """What the manager needs from core.engine; a test may bring its own."""
 
-    def load(self, artifact: ModelArtifact, parts: Path | None, progress: Progress) -> "LoadedModel": ...
+    def load(
+        self, artifact: ModelArtifact, parts: Path | None, progress: Progress, profile: MemoryProfile = EXACT
+    ) -> "LoadedModel": ...
+
+    def fit(self, model: "LoadedModel", profile: MemoryProfile) -> None: ...
 
     def draw(
         self,
@@ -149,14 +154,14 @@ class PipelineManager:
         return future
 
     @contextlib.contextmanager
-    def borrow(self, key: str, progress: Progress) -> Iterator["Lent"]:
-        """Lend the model `key` to the work now running on the owner thread.
+    def borrow(self, key: str, progress: Progress, profile: MemoryProfile = EXACT) -> Iterator["Lent"]:
+        """Lend the model `key`, under `profile`, to the work now running on the owner thread.
 
         Raises ModelError when it cannot be loaded; the device is then empty and the next borrow tries afresh.
         """
         if threading.current_thread() is not self._thread:
             raise RuntimeError("borrow() belongs to the owner thread: submit() the work.")
-        loaded = self._ready(key, self._watched(progress))
+        loaded = self._ready(key, profile, self._watched(progress))
         self._state = ManagerState("generating", loaded.artifact.key)
         try:
             yield Lent(loaded, self._require_engine(), self.meter, self._watched(progress))
@@ -194,11 +199,18 @@ class PipelineManager:
             self._engine = self._make_engine()
         return self._engine
 
-    def _ready(self, key: str, progress: Progress) -> "LoadedModel":
+    def _ready(self, key: str, profile: MemoryProfile, progress: Progress) -> "LoadedModel":
         artifact = self._models.get(key)
-        if self._loaded is not None and self._loaded.artifact.key == artifact.key:
-            return self._loaded
-        self._loaded = None  # freed before the next one is loaded, or both must fit
+        loaded, self._loaded = self._loaded, None  # whatever goes wrong now, half a model is not kept
+        if loaded is not None and loaded.artifact.key == artifact.key:
+            if loaded.profile.same_switches(profile):
+                self._loaded = loaded
+                return loaded
+            if not needs_reload(loaded.profile, profile):
+                self._require_engine().fit(loaded, profile)
+                self._loaded = loaded
+                return loaded
+        loaded = None  # freed before the next one is loaded, or both must fit
 
         def report(done: float, total: float, note: str, /, preview: object = None) -> None:
             fraction = done / total if total else 0.0
@@ -210,7 +222,7 @@ class PipelineManager:
             engine = self._require_engine()
             engine.collect()
             artifact = self._models.identity(artifact, report)
-            self._loaded = engine.load(artifact, self._models.parts_for(artifact), report)
+            self._loaded = engine.load(artifact, self._models.parts_for(artifact), report, profile)
         except UserError as error:
             self._state = ManagerState("failed", artifact.key, why=error)
             raise

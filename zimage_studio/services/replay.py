@@ -17,6 +17,7 @@ from zimage_studio.core.metadata.png import OWN_KEY, read_own_recipe, read_texts
 from zimage_studio.errors import ModelError, UserError
 from zimage_studio.records.artifact import ModelArtifact
 from zimage_studio.records.checks import whole
+from zimage_studio.records.memory import parse_profile
 from zimage_studio.records.progress import Progress
 from zimage_studio.records.recipe import Recipe
 from zimage_studio.records.verdict import Difference, Verdict
@@ -128,10 +129,12 @@ class ReplayService:
             if recipe is None:
                 raise ValueError("without a recipe of our own, the model must be chosen")
             model = self.model_of(recipe, progress).key
-        parent = None if recipe is None else recipe.outcome.pixels_sha256
-        return self._generation.submit(
-            {**original.values, **(overrides or {})}, model=model, session=session, parent=parent
-        )
+        values = {**original.values, **(overrides or {})}
+        if recipe is None:
+            return self._generation.submit(values, model=model, session=session)
+        profile = parse_profile(recipe.numerics.memory)
+        parent = recipe.outcome.pixels_sha256
+        return self._generation.submit(values, model=model, session=session, parent=parent, profile=profile)
 
     def verdict(self, original: Original, made: StoredImage) -> Verdict:
         """Compare what came out with what was recorded, and with the picture itself when there is one."""

@@ -88,7 +88,7 @@ def torch_engine(settings: Settings) -> Engine:
     prepare_torch()
     from zimage_studio.core.engine import TorchEngine
 
-    return TorchEngine(hub_cache=settings.data / "hub")
+    return TorchEngine(hub_cache=settings.data / "hub", scratch=settings.data / "scratch")
 
 
 def build_studio(settings: Settings, make_engine: Callable[[Settings], Engine] = torch_engine) -> Studio:

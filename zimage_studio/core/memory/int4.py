@@ -44,7 +44,8 @@ class Int4Linear(nn.Module):
     def weight(self) -> Tensor:
         """The expanded weight, (O, I)."""
         levels_OGS = torch.stack((self.packed_OI & 15, self.packed_OI >> 4), 2).flatten(1).unflatten(1, (-1, GROUP))
-        return (levels_OGS.to(self.dtype) * self.scale_OG1.to(self.dtype) + self.offset_OG1.to(self.dtype)).flatten(1)
+        wide_OGS = levels_OGS.to(self.dtype)
+        return wide_OGS.mul_(self.scale_OG1.to(self.dtype)).add_(self.offset_OG1.to(self.dtype)).flatten(1)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., I) -> (..., O)."""
