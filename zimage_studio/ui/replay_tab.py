@@ -14,8 +14,9 @@ from zimage_studio.services.replay import Original, read_pasted, read_picture
 from zimage_studio.services.studio import Studio
 from zimage_studio.ui import present, replay_view, request_form
 from zimage_studio.ui.doors import LOCAL, PRIVATE, Update, errors_as_toasts, session_of, shown, uploaded
+from zimage_studio.ui.picker import picked
 from zimage_studio.ui.replay_run import Finished, Missing, ReplayRuns
-from zimage_studio.ui.replay_widgets import RECENT, RECORDED, Held, add_outcome, add_ways, model_choices, wire_slider
+from zimage_studio.ui.replay_widgets import RECORDED, Held, add_outcome, add_ways, model_choices
 from zimage_studio.ui.texts import Texts
 from zimage_studio.ui.watching import raise_failure
 
@@ -40,7 +41,6 @@ class ReplayTab:
                 self._out = add_outcome(t)
         self._wire_ways(tab)
         self._wire_run()
-        wire_slider(self._out)
 
     def offer(self, button: gr.Button, image_id: gr.State) -> None:
         """Let `button` of another tab bring the image `image_id` here."""
@@ -55,7 +55,7 @@ class ReplayTab:
     @property
     def _read_outputs(self) -> list[Any]:
         ways, out = self._ways, self._out
-        return [ways.drop, ways.paste, *ways.form.widgets, *out.outputs, out.reading, *self._held.outputs]
+        return [ways.picker.drop, ways.paste, *ways.form.widgets, *out.outputs, out.reading, *self._held.outputs]
 
     def _wire_ways(self, tab: gr.Tab) -> None:
         ways, outputs = self._ways, self._read_outputs
@@ -72,20 +72,16 @@ class ReplayTab:
             return self._pasted(text if isinstance(text, str) else "")
 
         def on_recent(ids: list[str], event: gr.SelectData) -> Update:
-            return self._pick(ids[event.index])
+            with errors_as_toasts(self._t):
+                return self._pick(picked(ids, event.index))
 
         def on_open() -> Update:
-            images, _ = self._studio.images.page(rows=RECENT)
-            entries = [(shown(self._studio.images.thumbnail(image)), present.alt_text(image)) for image in images]
-            return {
-                ways.recent: gr.update(value=entries, selected_index=None, visible=bool(images)),
-                ways.recent_ids: [image.id for image in images],
-            }
+            return ways.picker.newest(self._studio)
 
         scroll = {"fn": None, "inputs": None, "outputs": None, "js": SCROLL_TO_READING, **LOCAL}
-        gr.on([tab.select, self._out.verdict.change], on_open, None, [ways.recent, ways.recent_ids], **PRIVATE)
-        ways.drop.upload(on_drop, ways.drop, outputs, **PRIVATE).success(**scroll)
-        ways.recent.select(on_recent, ways.recent_ids, outputs, **PRIVATE).success(**scroll)
+        gr.on([tab.select, self._out.verdict.change], on_open, None, ways.picker.outputs, **PRIVATE)
+        ways.picker.drop.upload(on_drop, ways.picker.drop, outputs, **PRIVATE).success(**scroll)
+        ways.picker.recent.select(on_recent, ways.picker.ids, outputs, **PRIVATE).success(**scroll)
         # "change", as Gradio's "input" is silent on what comes by the clipboard
         ways.paste.change(on_paste, ways.paste, outputs, trigger_mode="always_last", **PRIVATE)
         ways.form.model.input(self._on_model, [ways.form.model, self._held.original], ways.form.widgets, **PRIVATE)
@@ -169,7 +165,7 @@ class ReplayTab:
         picker = gr.update(choices=model_choices(models, None, self._t), value=self._studio.settings.model)
         return {
             **self._out.cleared(), form.model: picker,
-            self._ways.drop: None, self._out.stage: gr.update(visible=False),
+            self._ways.picker.drop: None, self._out.stage: gr.update(visible=False),
             self._out.reading: gr.update(visible=False),
             self._held.original: None, self._held.shown: {}, self._held.mark: "", self._held.nearest: "",
         }  # fmt: skip
@@ -248,7 +244,7 @@ class ReplayTab:
         return {
             **common,
             out.pictures: gr.update(visible=True),
-            out.slider: gr.update(value=(pictures.before_HWC, path), slider_position=50),
+            **out.compare.show(pictures.before_HWC, path),
             out.map: gr.update(value=pictures.map_HWC),
             out.map_words: caption,
         }

@@ -59,12 +59,6 @@ def idle(t: Texts) -> str:
     )
 
 
-def drop_words(t: Texts) -> str:
-    """What stands in the drop zone; its button takes its name from here (assets/studio.js)."""
-    words, hint = escape(t("drop")), escape(t("drop_hint"))
-    return f'<p class="zs-drop-words" aria-hidden="true"><b>{words}</b> <span>{hint}</span></p>'
-
-
 def unreadable(sentence: str) -> str:
     """A file or a text that was refused."""
     return f'<section class="zs-card zs-refused" role="alert"><p>{escape(sentence)}</p></section>'

@@ -9,11 +9,12 @@ from zimage_studio.records.artifact import ModelArtifact
 from zimage_studio.services.replay import Original
 from zimage_studio.services.studio import Studio
 from zimage_studio.ui import present, replay_view
-from zimage_studio.ui.doors import LOCAL, Update
+from zimage_studio.ui.compare import Compare, add_compare
+from zimage_studio.ui.doors import Update
+from zimage_studio.ui.picker import Picker, add_picker
 from zimage_studio.ui.request_form import RequestForm, add_request_form
 from zimage_studio.ui.texts import Texts
 
-RECENT = 6
 RECORDED = ""
 """The choice of the model picker that means: the weights of the recipe, by hash."""
 
@@ -22,9 +23,7 @@ RECORDED = ""
 class Ways:
     """The left side: the ways in, the buttons, the fields."""
 
-    drop: gr.File
-    recent: gr.Gallery
-    recent_ids: gr.State
+    picker: Picker
     paste: gr.Textbox
     replay: gr.Button
     stop: gr.Button
@@ -40,10 +39,7 @@ class Outcome:
     anyway_row: gr.Row
     anyway: gr.Button
     pictures: gr.Row
-    slider: gr.ImageSlider
-    show_then: gr.Button
-    show_both: gr.Button
-    show_now: gr.Button
+    compare: Compare
     map: gr.Image
     map_words: gr.HTML
     image: gr.Image
@@ -61,7 +57,7 @@ class Outcome:
     def outputs(self) -> list[Any]:
         """What a run changes."""
         return [
-            self.stage, self.verdict, self.anyway_row, self.anyway, self.pictures, self.slider, self.map,
+            self.stage, self.verdict, self.anyway_row, self.anyway, self.pictures, *self.compare.outputs, self.map,
             self.map_words, self.image, self.actions, self.download, self.recipe,
         ]  # fmt: skip
 
@@ -87,13 +83,7 @@ def add_ways(studio: Studio, t: Texts) -> Ways:
     models = studio.models.list()
     default = next((model for model in models if model.key == studio.settings.model), models[0])
     with gr.Column(elem_classes="zs-ways"):
-        with gr.Group(elem_classes="zs-drop"):
-            gr.HTML(replay_view.drop_words(t))
-            drop = gr.File(label=t("drop"), show_label=False, type="filepath", height=120, elem_id="zs-drop")
-        recent = gr.Gallery(
-            label=t("recent"), show_label=False, interactive=False, allow_preview=False, columns=RECENT, height="auto",
-            object_fit="cover", buttons=[], fit_columns=False, visible=False, elem_id="zs-recent",
-        )  # fmt: skip
+        picker = add_picker("zs-drop", "zs-recent", t)
         with gr.Group():
             paste = gr.Textbox(
                 label=t("paste"), placeholder=t("paste_placeholder"), lines=2, max_lines=6, elem_id="zs-paste"
@@ -104,7 +94,7 @@ def add_ways(studio: Studio, t: Texts) -> Ways:
     with gr.Column(elem_classes="zs-settings zs-replay-form"):
         gr.HTML(present.note(t("replay_fields")))
         form = add_request_form(default.defaults, model_choices(models, None, t), default.key, t)
-    return Ways(drop, recent, gr.State([]), paste, run, stop, form)
+    return Ways(picker, paste, run, stop, form)
 
 
 def add_outcome(t: Texts) -> Outcome:
@@ -114,14 +104,8 @@ def add_outcome(t: Texts) -> Outcome:
     with gr.Row(visible=False, elem_classes="zs-actions") as anyway_row:
         made["anyway"] = gr.Button("", size="md", min_width=140, elem_id="zs-anyway")
     with gr.Row(visible=False, equal_height=False, elem_classes="zs-pictures") as pictures:
-        with gr.Column(scale=2, min_width=260, elem_classes="zs-slider"):
-            made["slider"] = gr.ImageSlider(
-                label=t("slider_label"), show_label=False, type="filepath", format="png", interactive=False,
-                buttons=["fullscreen"], max_height=560, elem_id="zs-slider",
-            )  # fmt: skip
-            with gr.Row(elem_classes="zs-sides"):
-                for name in ("show_then", "show_both", "show_now"):
-                    made[name] = gr.Button(t(name), size="sm", min_width=60)
+        sides = (t("show_then"), t("show_both"), t("show_now"))
+        made["compare"] = add_compare("zs-slider", sides, t("slider_label"), scale=2)
         with gr.Column(scale=1, min_width=160, elem_classes="zs-map"):
             made["map"] = gr.Image(
                 label=t("map_label"), show_label=False, format="png", interactive=False, buttons=["fullscreen"],
@@ -137,13 +121,6 @@ def add_outcome(t: Texts) -> Outcome:
     made["reading"] = gr.HTML(visible=False, elem_id="zs-reading")
     made["recipe"] = gr.HTML(visible=False, elem_id="zs-new-recipe")
     return Outcome(anyway_row=anyway_row, pictures=pictures, actions=actions, **made)
-
-
-def wire_slider(out: Outcome) -> None:
-    """The slider without a mouse. The position is nudged, or Gradio would not see the same one set twice."""
-    for button, position in ((out.show_then, 100), (out.show_both, 50), (out.show_now, 0)):
-        nudged = f'{{__type__: "update", slider_position: {position} + Math.random() / 1e4}}'
-        button.click(None, None, out.slider, js=f"() => ({nudged})", **LOCAL)
 
 
 def model_choices(models: tuple[ModelArtifact, ...], original: Original | None, t: Texts) -> list[tuple[str, str]]:
