@@ -16,13 +16,24 @@ from benchmarks.fp16_table import picture
 from benchmarks.overflow import clamped, error, forward_on, make_overflow
 from tests import tiny_random
 from tests.conftest import TINY
+from zimage_studio.core.memory.apply import apply
 from zimage_studio.core.precision.casting import cast
 from zimage_studio.core.precision.decoding import float32_vae
-from zimage_studio.core.precision.ladder import LADDER, RUNGS, Ladder, engage, load_dtypes, rungs, sensitive_blocks
+from zimage_studio.core.precision.ladder import (
+    LADDER,
+    RUNGS,
+    Ladder,
+    Rung,
+    engage,
+    load_dtypes,
+    rungs,
+    sensitive_blocks,
+)
 from zimage_studio.core.precision.offload import stream_blocks
 from zimage_studio.core.precision.scaling import blocks, scalable, scale_products
 from zimage_studio.errors import Cancelled, NonFiniteError
 from zimage_studio.messages import CATALOGUES
+from zimage_studio.records.memory import MemoryProfile
 
 FLOAT16 = ("float16_scaled", "float16_float32_blocks")
 
@@ -106,7 +117,7 @@ def test_without_the_matching_eps_small_products_come_out_wrong(pipeline):
 
 @pytest.mark.parametrize(("strength", "only_largest"), [(1, False), (2, False), (14, False), (2, True), (14, True)])
 def test_scaled_is_five_times_closer_than_clamped_where_plain_float16_is_not_finite(trained, strength, only_largest):
-    forward = forward_on(trained)
+    forward = forward_on(trained, side=8)
     exact = forward(trained.transformer)
     assert make_overflow(trained.transformer, strength, forward, only_largest=only_largest) > 1
     assert torch.equal(forward(trained.transformer), exact), "growing the products changed the function"
@@ -126,7 +137,7 @@ def test_scaled_is_five_times_closer_than_clamped_where_plain_float16_is_not_fin
 
 
 def test_without_overflow_scaled_is_not_worse_than_plain_float16(trained):
-    forward = forward_on(trained)
+    forward = forward_on(trained, side=8)
     exact = forward(trained.transformer)
     engaged = engage(trained, RUNGS["float16_scaled"])
     scaled = error(forward(trained.transformer), exact)
@@ -135,14 +146,14 @@ def test_without_overflow_scaled_is_not_worse_than_plain_float16(trained):
 
 
 def test_beyond_the_reach_of_the_scale_nothing_finite_is_pretended(trained):
-    forward = forward_on(trained)
+    forward = forward_on(trained, side=8)
     make_overflow(trained.transformer, 200, forward)
     engage(trained, RUNGS["float16_scaled"])
     assert not torch.isfinite(forward(trained.transformer)).all()
 
 
 def test_one_sensitive_block_far_beyond_the_scale_is_saved_by_float32_blocks(trained):
-    forward = forward_on(trained)
+    forward = forward_on(trained, side=8)
     exact = forward(trained.transformer)
     make_overflow(trained.transformer, 200, forward, only_largest=True)
     with_scale_only = engage(trained, RUNGS["float16_scaled"])
@@ -158,6 +169,53 @@ def test_the_picture_is_the_float32_one_where_clamping_distorts_it():
     assert made.rung == "float16_scaled"
     assert made.ladder > 55
     assert made.clamped < 30
+
+
+@pytest.mark.parametrize("name", FLOAT16)
+def test_the_sum_over_blocks_is_float32_and_the_layers_are_float16(pipeline, name):
+    engage(pipeline, RUNGS[name])
+    seen: dict[str, list[torch.dtype]] = {"sum": [], "layer": [], "end": []}
+    last = pipeline.transformer.layers[-1]
+    last.register_forward_hook(lambda _module, args, output: seen["sum"].extend([args[0].dtype, output.dtype]))
+    last.feed_forward.w2.register_forward_hook(lambda _module, args, output: seen["layer"].append(output.dtype))
+    final = pipeline.transformer.all_final_layer["2-1"].linear
+    final.register_forward_hook(lambda _module, args, output: seen["end"].append(output.dtype))
+    tiny_random.draw(pipeline)
+    assert {key: set(found) for key, found in seen.items()} == {
+        "sum": {torch.float32},
+        "layer": {torch.float16},
+        "end": {torch.float16},
+    }
+
+
+def test_a_sum_beyond_the_limit_is_held(pipeline):
+    with torch.no_grad():
+        pipeline.transformer.cap_pad_token.fill_(60000)
+        for block in pipeline.transformer.context_refiner:
+            block.attention_norm2.weight.fill_(8000)  # a norm of 64 channels gives at most 8 times its weight
+            block.ffn_norm2.weight.fill_(8000)
+    forward = forward_on(pipeline)
+    exact = forward(pipeline.transformer)
+    engaged = engage(pipeline, RUNGS["float16_scaled"])
+    sums: list[float] = []
+    refiner = pipeline.transformer.context_refiner[-1]
+    recorder = refiner.register_forward_hook(lambda _module, _args, output: sums.append(float(output.abs().max())))
+    assert error(forward(pipeline.transformer), exact) < 0.01
+    assert max(sums) > 65504
+    recorder.remove()
+    engaged.remove()
+    assert not torch.isfinite(forward(pipeline.transformer.half())).all()
+
+
+@pytest.mark.parametrize("rung", LADDER, ids=lambda rung: rung.name)
+def test_float16_products_are_summed_in_float32_while_they_are_computed(pipeline, rung):
+    matmul = torch.backends.cuda.matmul
+    before = matmul.allow_fp16_reduced_precision_reduction
+    engaged = engage(pipeline, rung)
+    during = (matmul.allow_fp16_reduced_precision_reduction, matmul.allow_fp16_accumulation)
+    engaged.remove()
+    assert during == ((False, False) if rung.dtype == "float16" else (before, False))
+    assert matmul.allow_fp16_reduced_precision_reduction == before
 
 
 # taken back
@@ -284,6 +342,36 @@ def test_float8_storage_is_scaled_too(pipeline):
     assert error(tiny_random.draw(pipeline), plain) < 0.01
 
 
+@pytest.mark.parametrize("pack", ["int4", "fp8"])
+def test_packed_weights_walk_the_whole_ladder_and_back(pipeline, pack):
+    profile = MemoryProfile(fp8_storage=pack == "fp8", quantization="int4" if pack == "int4" else "none")
+    apply(pipeline, profile)
+    before, exact = everything(pipeline), tiny_random.draw(pipeline)
+    layer = pipeline.transformer.layers[1].feed_forward.w3
+    packed = {name: bits(tensor) for name, tensor in layer.state_dict().items()}
+    for rung in LADDER:
+        engaged = engage(pipeline, rung)
+        assert {name: bits(tensor) for name, tensor in layer.state_dict().items()} == packed
+        assert error(tiny_random.draw(pipeline), exact) < (0.05 if rung.dtype == "bfloat16" else 0.01)
+        engaged.remove()
+        assert everything(pipeline) == before
+    assert torch.equal(tiny_random.draw(pipeline), exact)
+
+
+def test_weights_of_a_class_of_their_own_are_not_cast_behind_its_back(pipeline):
+    class Packed(torch.Tensor):
+        """As torchao's: claims a floating dtype."""
+
+    layer = pipeline.transformer.layers[1].feed_forward.w1
+    layer.weight = torch.nn.Parameter(layer.weight.detach().as_subclass(Packed), requires_grad=False)
+    before = layer.weight
+    with pytest.raises(ValueError, match="Packed was made"):
+        engage(pipeline, RUNGS["float16_scaled"])
+    assert layer.weight is before
+    assert pipeline.transformer.dtype == torch.float32
+    engage(pipeline, RUNGS["float32"]).remove()
+
+
 # the VAE
 
 
@@ -318,6 +406,17 @@ def test_tiles_that_were_chosen_before_stay(pipeline):
     vae.enable_tiling()
     vae.tile_sample_min_size, vae.tile_latent_min_size = 32, 4
     assert engage(pipeline, RUNGS["float16_scaled"]).facts["vae_tile_px"] == 32
+
+
+def test_pictures_larger_than_a_tile_are_decoded_in_tiles(pipeline):
+    latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        whole = pipeline.vae.decode(latents).sample
+        engage(pipeline, RUNGS["float16_scaled"], tile_px=32)
+        assert (pipeline.vae.tile_sample_min_size, pipeline.vae.tile_latent_min_size) == (32, 4)
+        tiled = pipeline.vae.decode(latents).sample
+    assert tiled.shape == whole.shape
+    assert not torch.equal(tiled, whole)
 
 
 def test_tiles_can_be_declined(pipeline):
@@ -420,7 +519,7 @@ def test_the_ladder_goes_down_until_finite_stays_there_and_says_so(pipeline):
 
 
 def test_real_overflow_walks_the_real_ladder(trained):
-    forward = forward_on(trained)
+    forward = forward_on(trained, side=8)
     make_overflow(trained.transformer, 200, forward)
     before = everything(trained)
     exact = forward(trained.transformer)
@@ -473,6 +572,44 @@ def test_a_ladder_that_was_removed_goes_on_where_it_stood(pipeline):
     assert everything(pipeline) == before
     ladder.draw(draw)
     assert seen[-1] == "bfloat16"
+
+
+def test_a_memory_profile_goes_with_each_rung_and_comes_off_before_it(pipeline, tmp_path: Path):
+    profile = MemoryProfile(
+        feed_forward_chunks=4, attention_query_chunk=64, attention_backend="native_math", embedding_cache=4,
+        group_offload="block", group_offload_disk=True,
+    )  # fmt: skip
+    exact, before, fitted = tiny_random.draw(pipeline), everything(pipeline), []
+
+    def fit(rung: Rung):
+        fitted.append(rung.name)
+        applied = apply(pipeline, profile, scratch=tmp_path)
+        states = {state.name: state.state for state in applied.states}
+        assert states["group_offload"] == states["feed_forward_chunks"] == "applied"
+        return applied.undo
+
+    ladder, seen = Ladder(pipeline, LADDER, fit=fit), []
+    made = torch.from_numpy(ladder.draw(failing_until("float32", pipeline, seen, ladder)))
+    assert fitted == seen == list(RUNGS)
+    assert error(made, exact) < 1e-5
+    ladder.remove()
+    assert everything(pipeline) == before
+    first = Ladder(pipeline, LADDER, fit=fit)
+    assert error(first.draw(lambda: tiny_random.draw(pipeline)), exact) < 0.01
+
+
+def test_a_fit_that_fails_leaves_the_pipeline_as_it_was(pipeline):
+    before = everything(pipeline)
+
+    def fit(rung: Rung):
+        raise torch.OutOfMemoryError
+
+    ladder = Ladder(pipeline, LADDER, fit=fit)
+    for _ in range(2):
+        with pytest.raises(torch.OutOfMemoryError):
+            ladder.draw(lambda: None)
+        assert everything(pipeline) == before
+        assert ladder.facts == {}
 
 
 def test_a_ladder_without_rungs_is_refused(pipeline):

@@ -89,16 +89,22 @@ class Engaged:
         self._undo.close()
 
 
-def engage(pipeline: ZImagePipeline, rung: Rung, *, tile_px: int | None = TILE_PX) -> Engaged:
+def engage(pipeline: ZImagePipeline, rung: Rung, *, tile_px: int | None = TILE_PX, stream: bool = True) -> Engaged:
     """Make `pipeline` compute on `rung`.
 
     Do this before group offloading and before compiling: both take copies of what is changed here. LoRA and model
-    offload may come before or after. `tile_px` is for the float32 VAE. Raises ValueError on a group-offloaded
-    pipeline or a transformer with biases where Z-Image has none; the pipeline is then as it was.
+    offload may come before or after. `tile_px` is for the float32 VAE; without `stream`, a streamed rung leaves the
+    weights where they are, for a memory profile to place. Raises ValueError on a group-offloaded pipeline, on torchao
+    weights made for another dtype, and on a transformer with biases where Z-Image has none (`scalable`); the pipeline
+    is then as it was.
     """
     facts: dict[str, object] = {"rung": rung.name}
     with ExitStack() as undo:
         _engage_transformer(pipeline, rung, facts, undo)
+        device = torch.device(pipeline._execution_device)
+        if stream and rung.streamed and device.type != "cpu" and not is_offloaded(pipeline.transformer):
+            stream_blocks(pipeline.transformer, device, undo)
+            facts["streamed"] = True
         if rung.dtype != "bfloat16" or pipeline.vae.dtype == torch.float16:
             float32_vae(pipeline.vae, tile_px, undo)
             facts["vae"] = "float32"
@@ -108,7 +114,6 @@ def engage(pipeline: ZImagePipeline, rung: Rung, *, tile_px: int | None = TILE_P
 
 def _engage_transformer(pipeline: ZImagePipeline, rung: Rung, facts: dict[str, object], undo: ExitStack) -> None:
     transformer, dtype = pipeline.transformer, DTYPES[rung.dtype]
-    device = torch.device(pipeline._execution_device)
     wide = sensitive_blocks(transformer) if rung.float32_blocks else {}
     for block in wide.values():
         cast(block, torch.float32, undo)
@@ -123,9 +128,6 @@ def _engage_transformer(pipeline: ZImagePipeline, rung: Rung, facts: dict[str, o
         facts["residual"] = "float32"
     if wide:
         facts["float32_blocks"] = list(wide)
-    if rung.streamed and device.type != "cpu" and not is_offloaded(transformer):
-        stream_blocks(transformer, device, undo)
-        facts["streamed"] = True
 
 
 def sensitive_blocks(transformer: ZImageTransformer2DModel) -> dict[str, nn.Module]:
@@ -143,20 +145,34 @@ def _exact_products(undo: ExitStack) -> None:
         setattr(matmul, name, False)
 
 
+Fit = Callable[[Rung], Callable[[], object]]
+
+
 class Ladder:
     """Draws on the first rung that gives finite pictures, and stays there.
 
-    Belongs to one loaded pipeline, and like it to one thread. Nothing is engaged until the first draw.
+    Belongs to one loaded pipeline, and like it to one thread. Nothing is engaged until the first draw. `fit` does what
+    must come after a rung is engaged (a memory profile with its offload, compiling) and returns how to take that back,
+    which is called before the rung is left; with it, streaming is its business too.
     """
 
-    def __init__(self, pipeline: ZImagePipeline, rungs: tuple[Rung, ...], *, tile_px: int | None = TILE_PX) -> None:
+    def __init__(
+        self,
+        pipeline: ZImagePipeline,
+        rungs: tuple[Rung, ...],
+        *,
+        tile_px: int | None = TILE_PX,
+        fit: Fit | None = None,
+    ) -> None:
         if not rungs:
             raise ValueError("a ladder needs a rung")
         self._pipeline = pipeline
         self._rungs = rungs
         self._tile_px = tile_px
+        self._fit = fit
         self._number = 0
-        self._engaged: Engaged | None = None
+        self._facts: Mapping[str, object] | None = None
+        self._undo = ExitStack()
 
     @property
     def rung(self) -> Rung:
@@ -166,31 +182,35 @@ class Ladder:
     @property
     def facts(self) -> dict[str, object]:
         """What is engaged, and which rungs above it were not finite, for the recipe; empty before the first draw."""
-        if self._engaged is None:
+        if self._facts is None:
             return {}
         failed = [rung.name for rung in self._rungs[: self._number]]
-        return {**self._engaged.facts, **({"not_finite": failed} if failed else {})}
+        return {**self._facts, **({"not_finite": failed} if failed else {})}
 
     def draw(self, draw: Callable[[], T]) -> T:
         """`draw()`, again on the next rung as long as it raises NonFiniteError; raised when no rung is left."""
         while True:
-            if self._engaged is None:
-                self._engaged = engage(self._pipeline, self.rung, tile_px=self._tile_px)
+            self._engage()
             try:
                 return draw()
             except NonFiniteError as error:
                 if self._number + 1 == len(self._rungs):
                     raise
-                log.warning("%s gave no finite picture (%s); going on with %s", self.rung.name, error, self._next.name)
+                log.warning("%s gave no finite picture (%s); trying the next rung", self.rung.name, error.key)
             self.remove()  # outside the except block: its traceback pins the failed picture's tensors
             self._number += 1
 
-    @property
-    def _next(self) -> Rung:
-        return self._rungs[self._number + 1]
-
     def remove(self) -> None:
         """Give the pipeline back as it was. The next draw engages the same rung again."""
-        if self._engaged is not None:
-            self._engaged.remove()
-            self._engaged = None
+        self._facts = None
+        self._undo.close()
+
+    def _engage(self) -> None:
+        if self._facts is not None:
+            return
+        with ExitStack() as undo:
+            engaged = engage(self._pipeline, self.rung, tile_px=self._tile_px, stream=self._fit is None)
+            undo.callback(engaged.remove)
+            if self._fit is not None:
+                undo.callback(self._fit(self.rung))
+            self._facts, self._undo = engaged.facts, undo.pop_all()

@@ -4,8 +4,10 @@ from contextlib import ExitStack
 
 import torch
 from diffusers import ZImageTransformer2DModel
-from diffusers.hooks import HookRegistry, apply_group_offloading
+from diffusers.hooks import apply_group_offloading
 from torch import nn
+
+from zimage_studio.core.memory.hooks import drop_all
 
 HOOKS = ("group_offloading", "layer_execution_tracker", "lazy_prefetch_group_offloading")
 
@@ -35,7 +37,5 @@ def is_offloaded(module: nn.Module) -> bool:
 
 
 def _end(transformer: ZImageTransformer2DModel, device: torch.device) -> None:
-    registry = HookRegistry.check_if_exists_or_initialize(transformer)
-    for name in HOOKS:
-        registry.remove_hook(name, recurse=True)
+    drop_all(transformer, HOOKS)
     transformer.to(device)

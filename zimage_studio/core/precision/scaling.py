@@ -65,9 +65,10 @@ def float32_residual(transformer: ZImageTransformer2DModel, dtype: torch.dtype, 
 
     Each norm gives its weight's dtype, so nothing but the sum is wider: 2 bytes more for each element of one tensor.
     """
+    narrow = functools.partial(_narrowed, dtype)
+    _hook(transformer, narrow, undo)  # diffusers asks the first layer for the dtype, which may be a wider one
     for block in blocks(transformer):
         _hook(block, _first_in_float32, undo)
-    narrow = functools.partial(_narrowed, dtype)
     places = [_Place(final, "linear", narrow) for final in transformer.all_final_layer.values()]
     _hook_places(transformer, places, undo)
 
@@ -122,7 +123,12 @@ def _scaled(factor: float, _module: nn.Module, args: Args) -> Args:
 
 
 def _narrowed(dtype: torch.dtype, _module: nn.Module, args: Args) -> Args:
-    return (args[0].to(dtype), *args[1:])
+    return (_each_to(dtype, args[0]), *args[1:])
+
+
+def _each_to(dtype: torch.dtype, value: Any) -> Any:
+    """A tensor, or the tensors of a list (of lists), in `dtype`."""
+    return [_each_to(dtype, item) for item in value] if isinstance(value, list) else value.to(dtype)
 
 
 def _first_in_float32(_module: nn.Module, args: Args) -> Args:
