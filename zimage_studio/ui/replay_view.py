@@ -255,7 +255,7 @@ def _joined(words: Iterable[str], t: Texts) -> str:
 
 
 def _as_text(value: object) -> str:
-    if value is None or value == "":
+    if not _said(value):
         return "—"
     if isinstance(value, float):
         return repr(value).removesuffix(".0")  # all digits: two that differ must not look the same
