@@ -207,7 +207,7 @@ def test_nothing_overflows_on_a_phone(browser: Browser, app_url: str, locale: st
         page.click("#zs-generate")
         finished(page)
         assert overflow(page) <= 0
-        page.get_by_role("tab").nth(1).click()
+        page.get_by_role("tab", name=re.compile("History|历史")).click()
         page.locator("#zs-history-gallery .thumbnail-item").first.click()
         expect(page.locator("#zs-history-image img")).to_be_visible(timeout=PATIENCE_MS)
         assert overflow(page) <= 0
