@@ -171,3 +171,10 @@ def test_every_switch_has_a_name_in_both_languages():
 
     for catalogue in CATALOGUES.values():
         assert {f"field.{name}" for name in VALUES} <= catalogue.keys()
+
+
+def test_every_preset_says_what_it_gives_up():
+    from zimage_studio.messages import CATALOGUES
+
+    for catalogue in CATALOGUES.values():
+        assert {key for key in catalogue if key.startswith("preset.")} == {f"preset.{name}" for name in PRESETS}
