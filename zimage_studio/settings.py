@@ -62,6 +62,9 @@ class Settings:
         default="en", metadata=about("Language of messages, and of the page when the browser names none.")
     )
     model: str = field(default="tiny", metadata=about("Model to load at the start; `tiny` is the embedded one."))
+    profile: str = field(
+        default="exact", metadata=about("Memory profile until another is chosen: a preset, a saved one or a file.")
+    )
     offline: bool = field(default=False, metadata=about("Never use the network."))
     max_waiting: int = field(
         default=16, metadata=about("Image jobs that may wait in all; the next one is refused.", low=1, high=1000)

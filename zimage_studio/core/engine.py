@@ -2,10 +2,10 @@
 
 import gc
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import diffusers
 import numpy as np
@@ -15,13 +15,16 @@ from diffusers import ZImagePipeline
 from numpy.typing import NDArray
 
 from zimage_studio import __version__
-from zimage_studio.core.loading import load_pipeline
-from zimage_studio.core.memory.apply import Applied, apply
+from zimage_studio.core.loading import choose_device, load_pipeline
+from zimage_studio.core.memory.apply import Size, homes
+from zimage_studio.core.memory.fitted import Fitted
+from zimage_studio.core.memory.measure import measure, resident_weights
+from zimage_studio.core.precision.ladder import RUNGS, load_dtypes
 from zimage_studio.core.preview import LatentToRgb
 from zimage_studio.core.sampling import Sample, sample
 from zimage_studio.errors import OutOfMemoryError
 from zimage_studio.records.artifact import ModelArtifact
-from zimage_studio.records.memory import EXACT, PRECISIONS, MemoryProfile
+from zimage_studio.records.memory import EXACT, PRECISIONS, Measurement, MemoryProfile, SwitchState
 from zimage_studio.records.progress import Progress
 from zimage_studio.records.request import GenerationRequest
 
@@ -34,15 +37,17 @@ class LoadedModel:
     pipeline: ZImagePipeline
     to_rgb: LatentToRgb
     scheduler_config: Mapping[str, Any]
-    applied: Applied
+    fitted: Fitted
 
     @property
     def profile(self) -> MemoryProfile:
         """The memory profile that it is under."""
-        return self.applied.profile
+        return self.fitted.profile
 
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+T = TypeVar("T")
+FIRST_RUNG = RUNGS["float16_scaled"]
 
 
 class TorchEngine:
@@ -60,23 +65,35 @@ class TorchEngine:
 
         `parts` lends what a transformer-only file lacks.
         """
-        wishes = {name.removesuffix("_precision"): DTYPES.get(str(getattr(profile, name))) for name in PRECISIONS}
-        pipeline = load_pipeline(
-            artifact,
-            device=self._device,
-            dtypes={name: dtype for name, dtype in wishes.items() if dtype is not None},
-            parts=parts,
-            hub_cache=self._hub_cache,
-            progress=progress,
-        )
-        pipeline.set_progress_bar_config(disable=True)
-        to_rgb, scheduler = LatentToRgb.fit(pipeline.vae), dict(pipeline.scheduler.config)
-        return LoadedModel(artifact, pipeline, to_rgb, scheduler, apply(pipeline, profile, scratch=self._scratch))
+
+        def load() -> LoadedModel:
+            device = choose_device(self._device)
+            pipeline = load_pipeline(
+                artifact,
+                device=self._device,
+                homes=homes(profile, device),
+                dtypes=_dtypes(profile),
+                parts=parts,
+                hub_cache=self._hub_cache,
+                progress=progress,
+            )
+            pipeline.set_progress_bar_config(disable=True)
+            to_rgb, scheduler = LatentToRgb.fit(pipeline.vae), dict(pipeline.scheduler.config)
+            return LoadedModel(artifact, pipeline, to_rgb, scheduler, Fitted(pipeline, profile, device, self._scratch))
+
+        return self._freeing(load, "model_too_large", value=artifact.name)
 
     def fit(self, model: LoadedModel, profile: MemoryProfile) -> None:
-        """Bring a model that is loaded under `profile`; see `needs_reload` for what only loading again can do."""
-        model.applied.undo()
-        model.applied = apply(model.pipeline, profile, scratch=self._scratch)
+        """Bring a model that is loaded under `profile`; see `needs_reload` for what only loading again can do.
+
+        Raises OutOfMemoryError; the model is then under no profile, so load it again.
+        """
+
+        def fit() -> None:
+            model.fitted.undo()
+            model.fitted = Fitted(model.pipeline, profile, choose_device(self._device), self._scratch)
+
+        self._freeing(fit, "model_too_large", value=model.artifact.name)
 
     def draw(
         self,
@@ -84,28 +101,65 @@ class TorchEngine:
         request: GenerationRequest,
         progress: Progress,
         source_HWC: NDArray[np.uint8] | None = None,
+        rung: str = "",
     ) -> Sample:
-        """One image. Raises what `sampling.sample` raises, with out-of-memory as a UserError."""
-        try:
-            drawn = sample(
-                model.pipeline,
-                request,
-                scheduler_config=model.scheduler_config,
-                to_rgb=model.to_rgb,
-                progress=progress,
-                source_HWC=source_HWC,
-            )
-            return replace(drawn, numerics=replace(drawn.numerics, memory=recorded(model.profile)))
-        except (torch.OutOfMemoryError, MemoryError):
-            pass  # the traceback pins the job's tensors: leave the block before freeing
-        self.collect()
-        raise OutOfMemoryError("out_of_memory", width=request.width, height=request.height)
+        """One image. Raises what `sampling.sample` raises, with out-of-memory as a UserError.
+
+        `rung` is where to begin on the ladder of precisions, for a replay; "" where the model stands.
+        """
+
+        def draw() -> Sample:
+            return _draw(model, request, progress, source_HWC, rung)
+
+        return self._freeing(draw, "out_of_memory", width=request.width, height=request.height)
+
+    def look(self, model: LoadedModel, size: Size | None = None) -> tuple[SwitchState, ...]:
+        """What every switch of its profile does, read from the live pipeline."""
+        return model.fitted.look(size)
+
+    def weights_bytes(self, model: LoadedModel) -> int:
+        """Bytes of its weights in memory."""
+        return resident_weights(model.pipeline)
+
+    def measure(
+        self,
+        model: LoadedModel,
+        request: GenerationRequest,
+        progress: Progress,
+        reference_HWC: NDArray[np.uint8] | None = None,
+    ) -> tuple[Measurement, NDArray[np.uint8]]:
+        """One image under the model's profile, measured after one for warming up; and its pixels (H, W, 3)."""
+
+        def run() -> tuple[Measurement, NDArray[np.uint8]]:
+            made: list[Sample] = []
+
+            def draw() -> Sample:
+                made[:] = [_draw(model, request, progress)]
+                return made[0]
+
+            found = measure(model.pipeline, model.fitted, draw, reference_HWC=reference_HWC)
+            return found, made[0].pixels_HWC
+
+        return self._freeing(run, "out_of_memory", width=request.width, height=request.height)
 
     def collect(self) -> None:
         """Give freed memory back to the device."""
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+    def _freeing(self, work: Callable[[], T], key: str, **values: object) -> T:
+        """`work()`. Where it runs out of memory, everything it held is freed before OutOfMemoryError is raised."""
+        try:
+            return work()
+        except (torch.OutOfMemoryError, MemoryError):
+            pass  # the traceback pins what the work held: leave the block before freeing
+        self.collect()
+        raise OutOfMemoryError(key, **values)
+
+    def device(self) -> str:
+        """Where it computes, as `cpu` or `cuda`."""
+        return str(choose_device(self._device).type)
 
     def stack(self) -> dict[str, str]:
         """Versions of everything that can change pixels, and how the processor is used.
@@ -123,6 +177,34 @@ class TorchEngine:
             "cpu": torch.backends.cpu.get_cpu_capability(),
             "threads": str(torch.get_num_threads()),
         }
+
+
+def _dtypes(profile: MemoryProfile) -> dict[str, torch.dtype]:
+    """What to load the components as, where it is not the device's own choice."""
+    wishes = {name.removesuffix("_precision"): DTYPES.get(str(getattr(profile, name))) for name in PRECISIONS}
+    wanted = {name: dtype for name, dtype in wishes.items() if dtype is not None}
+    return wanted | (load_dtypes(FIRST_RUNG) if profile.transformer_precision == "fp16" else {})
+
+
+def _draw(
+    model: LoadedModel,
+    request: GenerationRequest,
+    progress: Progress,
+    source_HWC: NDArray[np.uint8] | None = None,
+    rung: str = "",
+) -> Sample:
+    def once() -> Sample:
+        return sample(
+            model.pipeline,
+            request,
+            scheduler_config=model.scheduler_config,
+            to_rgb=model.to_rgb,
+            progress=progress,
+            source_HWC=source_HWC,
+        )
+
+    drawn, facts = model.fitted.draw(once, start=rung)
+    return replace(drawn, numerics=replace(drawn.numerics, memory={**recorded(model.profile), **facts}))
 
 
 def recorded(profile: MemoryProfile) -> dict[str, object]:

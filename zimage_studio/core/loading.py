@@ -54,37 +54,51 @@ def load_pipeline(
     artifact: ModelArtifact,
     *,
     device: str = "auto",
+    homes: Mapping[str, torch.device] | None = None,
     dtypes: Mapping[str, torch.dtype] | None = None,
     parts: Path | None = None,
     hub_cache: Path | None = None,
+    compact: Path | None = None,
     progress: Progress,
 ) -> ZImagePipeline:
     """Read `artifact` from disk onto `device` ("auto", "cpu", "cuda", "cuda:1").
 
-    `dtypes` overrides the dtype of single components (see `component_dtypes`). `parts` is the complete folder that
-    lends tokenizer, text encoder, VAE and scheduler to a single file. `progress` is called in bytes. Raises
-    ModelError with what is wrong, OutOfMemoryError, or Cancelled from `progress`.
+    `homes` puts single components elsewhere (see core.memory.apply.homes). `dtypes` overrides the dtype of single
+    components (see `component_dtypes`). `parts` is the complete folder that
+    lends tokenizer, text encoder, VAE and scheduler to a single file. `compact` is the bfloat16 copy of the model's own
+    folder (core.compact), read in its place for the components that it has and that are wanted in bfloat16.
+    `progress` is called in bytes. Raises ModelError with what is wrong, OutOfMemoryError, or Cancelled from `progress`.
     """
     place = choose_device(device)
     types = component_dtypes(place, dtypes)
+    places = dict.fromkeys(types, place) | dict(homes or {})
     facts = _facts(artifact, hub_cache, progress)
-    lender = _lender(artifact, facts, parts)
-    meter = _Meter(progress, facts, lender)
+    lender = lender_of(artifact, facts, parts)
+    stores = _stores(facts, lender, compact, types)
+    meter = _Meter(progress, _bytes_to_read(facts, lender, stores))
     try:
-        return _assemble(facts, lender.root, place, types, meter)
+        return _assemble(facts, lender.root, stores, places, types, meter)
     except (torch.OutOfMemoryError, MemoryError):
         pass  # its traceback pins what was loaded so far: leave the block, then raise
     raise OutOfMemoryError("model_too_large", value=artifact.name)
 
 
 def _assemble(
-    facts: Facts, folder: Path, device: torch.device, types: Mapping[str, torch.dtype], meter: "_Meter"
+    facts: Facts,
+    folder: Path,
+    stores: Mapping[str, Path],
+    places: Mapping[str, torch.device],
+    types: Mapping[str, torch.dtype],
+    meter: "_Meter",
 ) -> ZImagePipeline:
-    """All components, one after the other; `folder` holds all but (for a single file) the transformer."""
+    """All components, one after the other; `folder` holds all but (for a single file) the transformer.
+
+    `stores` are the folders that the weights are read from.
+    """
     tokenizer = _tokenizer(folder, meter)
-    text_encoder = _text_encoder(folder, types["text_encoder"], meter).to(device)
-    transformer = _transformer(facts, folder, device, types["transformer"], meter)
-    vae = _vae(folder, device, types["vae"], meter)
+    text_encoder = _text_encoder(stores["text_encoder"], types["text_encoder"], meter).to(places["text_encoder"])
+    transformer = _transformer(facts, stores["transformer"], places["transformer"], types["transformer"], meter)
+    vae = _vae(stores["vae"], places["vae"], types["vae"], meter)
     with _naming(folder / "scheduler"):
         scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained(folder / "scheduler", local_files_only=True)
     return ZImagePipeline(
@@ -120,7 +134,7 @@ def _facts(artifact: ModelArtifact, hub_cache: Path | None, progress: Progress) 
     return inspect_folder(path)
 
 
-def _lender(artifact: ModelArtifact, facts: Facts, parts: Path | None) -> Facts:
+def lender_of(artifact: ModelArtifact, facts: Facts, parts: Path | None) -> Facts:
     """The folder that the parts come from: the model's own, or `parts` when they fit."""
     if facts.kind == "folder":
         return facts
@@ -131,13 +145,30 @@ def _lender(artifact: ModelArtifact, facts: Facts, parts: Path | None) -> Facts:
     return lender
 
 
+def _stores(
+    facts: Facts, lender: Facts, compact: Path | None, types: Mapping[str, torch.dtype]
+) -> Mapping[str, Path]:
+    """The folder that each component's weights are read from."""
+    own = {name: lender.root for name in WEIGHT_STEMS}
+    if compact is None or facts.kind != "folder":
+        return own
+    copied = [name for name in own if types[name] == torch.bfloat16 and (compact / name).is_dir()]
+    return own | dict.fromkeys(copied, compact)
+
+
+def _bytes_to_read(facts: Facts, lender: Facts, stores: Mapping[str, Path]) -> int:
+    sizes = {**lender.components, "transformer": facts.components["transformer"]}
+    copied = {name: store for name, store in stores.items() if store != lender.root}
+    in_copies = sum(t.bytes for name, store in copied.items() for t in component_header(store, name).values())
+    return in_copies + sum(size.bytes for name, size in sizes.items() if name not in copied)
+
+
 class _Meter:
     """Bytes read so far, out of all that will be read."""
 
-    def __init__(self, progress: Progress, facts: Facts, lender: Facts) -> None:
+    def __init__(self, progress: Progress, total: int) -> None:
         self._progress = progress
-        sizes = {**lender.components, "transformer": facts.components["transformer"]}
-        self._total = float(sum(size.bytes for size in sizes.values()))
+        self._total = float(total)
         self._done = 0.0
         self._told = -1.0
         self._component = ""
@@ -219,8 +250,8 @@ def _transformer(
 ) -> ZImageTransformer2DModel:
     config = read_json(folder / "transformer" / "config.json")
     if facts.kind != "folder":
-        config |= _derived(facts)
-    model = _empty(_transformer_class(config, folder), config, folder / "transformer")
+        config |= derived_config(facts)
+    model = _empty(transformer_class(config, folder), config, folder / "transformer")
     if facts.kind == "folder":
         require_same(_header_shapes(component_header(folder, "transformer")), _shapes(model), folder / "transformer")
         _fill_from_folder(model, folder, "transformer", device, dtype, meter)
@@ -234,14 +265,15 @@ def _transformer(
     return model.eval()
 
 
-def _transformer_class(config: Mapping[str, Any], folder: Path) -> type[ZImageTransformer2DModel]:
+def transformer_class(config: Mapping[str, Any], folder: Path) -> type[ZImageTransformer2DModel]:
+    """The class that `config` names. Raises ModelError for one that Studio does not load."""
     name = str(config.get("_class_name"))
     if name not in TRANSFORMERS:
         raise ModelError("model_foreign_class", value=folder.name, component="transformer", found=name)
     return TRANSFORMERS[name]
 
 
-def _derived(facts: Facts) -> dict[str, int]:
+def derived_config(facts: Facts) -> dict[str, int]:
     """What a single file's own tensors say about its config; the rest is taken from the parts'."""
     shape = facts.geometry
     return {

@@ -20,6 +20,8 @@ TILE_STEP_PX, MAX_TILE_PX = 32, 2048
 MAX_CACHED_PROMPTS = 4096
 MAX_BLOCKS_PER_GROUP = 64
 MAX_COMPLAINTS = 5
+NOTED = frozenset({"ladder", "out_of_memory"})
+"""In a recipe's memory: the rung of the ladder of precisions, and the rungs taken because memory ran out."""
 
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
 Backend = Literal[
@@ -126,12 +128,16 @@ class MemoryProfile:
 
 
 def parse_profile(values: Mapping[str, object], base: MemoryProfile | None = None) -> MemoryProfile:
-    """A profile from raw values of any door; what is missing or None is as in `base` (`exact` when None)."""
+    """A profile from raw values of any door; what is missing or None is as in `base` (`exact` when None).
+
+    What a recipe notes beside the switches (NOTED) is passed over.
+    """
     start = EXACT if base is None else base
     known = [f.name for f in fields(MemoryProfile)]
-    if unknown := values.keys() - set(known):
+    if unknown := values.keys() - set(known) - NOTED:
         raise InvalidInputError("unknown_field", field=min(unknown), known=", ".join(known))
-    return replace(start, **{name: value for name, value in values.items() if value is not None})  # type: ignore[arg-type]
+    given = {name: value for name, value in values.items() if value is not None and name not in NOTED}
+    return replace(start, **given)  # type: ignore[arg-type]
 
 
 def _short(error: ValidationError) -> str:

@@ -5,19 +5,20 @@ import secrets
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal
 
-from zimage_studio.errors import BusyError, Cancelled, UserError
+from zimage_studio.errors import BusyError, Cancelled, OutOfMemoryError, UserError
 from zimage_studio.records.artifact import ModelArtifact
 from zimage_studio.records.memory import EXACT, MemoryProfile
 from zimage_studio.records.progress import Preview
 from zimage_studio.records.recipe import ModelIdentity, Outcome, Recipe
+from zimage_studio.records.recovery import rungs_below
 from zimage_studio.records.request import Batch, GenerationRequest, parse_batch
 from zimage_studio.services.images import ImageStore, StoredImage
-from zimage_studio.services.manager import Lent, PipelineManager
+from zimage_studio.services.manager import Lent, PipelineManager, bare
 from zimage_studio.services.models import ModelService
 from zimage_studio.services.sources import SourceStore
 
@@ -38,7 +39,8 @@ class JobView:
 
     `done` of `total` counts steps of the image `index` (from 0) of `count`; `seconds_left` is for the whole job,
     None until a step has been timed. `ahead` is how many jobs run or wait before this one. `bug` marks a failure
-    that is not the person's to mend.
+    that is not the person's to mend. `recovered` names the rungs of records.recovery that were taken because memory
+    ran out; the message `recovery.<name>` says each.
     """
 
     version: int = 0
@@ -52,6 +54,7 @@ class JobView:
     seconds_left: float | None = None
     preview: Preview | None = None
     images: tuple[StoredImage, ...] = ()
+    recovered: tuple[str, ...] = ()
     error: UserError | None = None
     bug: str = ""
 
@@ -65,7 +68,13 @@ class GenerationJob:
     """A batch on its way. Runs to its end whether or not anybody watches."""
 
     def __init__(
-        self, batch: Batch, model: str, session: str, parent: str | None = None, profile: MemoryProfile = EXACT
+        self,
+        batch: Batch,
+        model: str,
+        session: str,
+        parent: str | None = None,
+        profile: MemoryProfile = EXACT,
+        rung: str = "",
     ) -> None:
         self.id = secrets.token_hex(8)
         self.batch = batch
@@ -73,6 +82,7 @@ class GenerationJob:
         self.session = session
         self.parent = parent
         self.profile = profile
+        self.rung = rung
         self._view = JobView(count=batch.count)
         self._changed = threading.Condition()
         self._stop = threading.Event()
@@ -129,6 +139,7 @@ class GenerationService:
         *,
         max_waiting: int = 16,
         max_waiting_per_session: int = 4,
+        usual_profile: Callable[[], MemoryProfile] = lambda: EXACT,
     ) -> None:
         self._manager = manager
         self._models = models
@@ -136,6 +147,7 @@ class GenerationService:
         self._sources = sources
         self._max_waiting = max_waiting
         self._max_waiting_per_session = max_waiting_per_session
+        self._usual_profile = usual_profile
         self._jobs: OrderedDict[str, GenerationJob] = OrderedDict()
         self._lock = threading.Lock()
         self._job_seconds = FIRST_GUESS_S
@@ -148,9 +160,12 @@ class GenerationService:
         model: str,
         session: str = "local",
         parent: str | None = None,
-        profile: MemoryProfile = EXACT,
+        profile: MemoryProfile | None = None,
+        rung: str = "",
     ) -> GenerationJob:
         """Validate `values` (see records.request.parse_batch) and queue them for `model` under `profile`.
+
+        Without a profile it is the one in use now. `rung` is where a replay begins on the ladder of precisions.
 
         Raises InvalidInputError, UserError (unknown model, no start picture, no disk space) or BusyError (queue full,
         stopping).
@@ -160,7 +175,9 @@ class GenerationService:
         if batch.first.source is not None:
             self._sources.path(batch.first.source)
         self._images.check_space()
-        job = GenerationJob(batch, artifact.key, session, parent, profile)
+        job = GenerationJob(
+            batch, artifact.key, session, parent, self._usual_profile() if profile is None else profile, rung
+        )
         with self._lock:
             self._refuse_if_full(session)
             self._jobs[job.id] = job
@@ -256,7 +273,7 @@ class GenerationService:
             self._end(job, "stopped", note="note.stopped")
         except UserError as error:
             log.info("job %s refused: %s", job.id, error)
-            self._end(job, "failed", error=error, note="note.failed")
+            self._end(job, "failed", error=bare(error), note="note.failed")
         except Exception as error:
             log.exception("job %s failed", job.id)
             self._end(job, "failed", bug=f"{type(error).__name__}: {error}", note="note.failed")
@@ -265,26 +282,47 @@ class GenerationService:
             self._end(job, "done", images=images, note="note.done")
 
     def _draw_all(self, job: GenerationJob) -> tuple[StoredImage, ...]:
+        """All images of the job. Where memory runs out, under the next profile down, and the next."""
         watch = _StepWatch(job)
-        images: list[StoredImage] = []
+        profile = job.profile
+        below = None
+        while True:
+            try:
+                return self._draw_rest(job, watch, profile)
+            except OutOfMemoryError as error:
+                failure = bare(error)
+            # outside the except block: its traceback pins the model and the tensors of the failed image
+            below = below or rungs_below(profile, accelerated=self._manager.accelerated)
+            rung, profile = next(below, (None, profile))
+            if rung is None:
+                raise failure
+            log.warning("job %s: %s Trying %s.", job.id, failure, rung.name)
+            watch.recover(rung.name)
+
+    def _draw_rest(self, job: GenerationJob, watch: "_StepWatch", profile: MemoryProfile) -> tuple[StoredImage, ...]:
+        """The images of the job that are not there yet."""
         source = job.batch.first.source
         source_HWC = None if source is None else self._sources.pixels(source)
-        with self._manager.borrow(job.model, watch.report, job.profile) as lent:
+        with self._manager.borrow(job.model, watch.report, profile) as lent:
             for index, request in enumerate(job.batch):
+                if index < len(job.view.images):
+                    continue
                 watch.next_image(index)
-                sample = lent.draw(request, source_HWC)
+                sample = lent.draw(request, source_HWC, job.rung)
                 job.update(note="note.saving")
-                images.append(self._keep(job, index, request, sample, lent))
-                job.update(images=tuple(images))
-        return tuple(images)
+                job.update(images=(*job.view.images, self._keep(job, index, request, sample, lent)))
+        return job.view.images
 
     def _keep(
         self, job: GenerationJob, index: int, request: GenerationRequest, sample: "Sample", lent: Lent
     ) -> StoredImage:
+        numerics = sample.numerics
+        if job.view.recovered:
+            numerics = replace(numerics, memory={**numerics.memory, "out_of_memory": list(job.view.recovered)})
         recipe = Recipe(
             request=request,
             model=_identity(lent.model.artifact),
-            numerics=sample.numerics,
+            numerics=numerics,
             stack=lent.engine.stack(),
             outcome=Outcome(
                 pixels_sha256=sample.pixels_sha256, latents_sha256=sample.latents_sha256, seconds=sample.seconds
@@ -319,6 +357,12 @@ class _StepWatch:
         self._steps_before = index * self._steps_each
         self._step_started = None
         self._job.update(index=index)
+
+    def recover(self, rung: str) -> None:
+        """Memory ran out; `rung` comes next. Raises Cancelled after a stop."""
+        if self._job.stopping:
+            raise Cancelled
+        self._job.update(note=f"recovery.{rung}", recovered=(*self._job.view.recovered, rung), preview=None)
 
     def report(self, done: float, total: float, note: str, /, preview: Preview | None = None) -> None:
         """Take in one unit of progress. Raises Cancelled after a stop."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
 from zimage_studio.errors import Cancelled, UserError
 from zimage_studio.records.artifact import ModelArtifact
-from zimage_studio.records.memory import EXACT, MemoryProfile, needs_reload
+from zimage_studio.records.memory import EXACT, Measurement, MemoryProfile, SwitchState, needs_reload
 from zimage_studio.records.progress import Progress
 from zimage_studio.records.request import GenerationRequest
 
@@ -46,7 +46,22 @@ class Engine(Protocol):
         request: GenerationRequest,
         progress: Progress,
         source_HWC: "NDArray[np.uint8] | None" = None,
+        rung: str = "",
     ) -> "Sample": ...
+
+    def look(self, model: "LoadedModel", size: tuple[int, int] | None = None) -> tuple[SwitchState, ...]: ...
+
+    def weights_bytes(self, model: "LoadedModel") -> int: ...
+
+    def measure(
+        self,
+        model: "LoadedModel",
+        request: GenerationRequest,
+        progress: Progress,
+        reference_HWC: "NDArray[np.uint8] | None" = None,
+    ) -> "tuple[Measurement, NDArray[np.uint8]]": ...
+
+    def device(self) -> str: ...
 
     def collect(self) -> None: ...
 
@@ -72,6 +87,20 @@ class ManagerState:
     note: str = ""
     fraction: float = 0.0
     why: UserError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What the pipeline in memory answered when a job last began or ended.
+
+    `device` is `cpu` or `cuda`; `weights_bytes` are in memory.
+    """
+
+    model: str
+    profile: MemoryProfile
+    states: tuple[SwitchState, ...]
+    device: str
+    weights_bytes: int
 
 
 @dataclass(slots=True)
@@ -113,6 +142,7 @@ class PipelineManager:
         self._loaded: LoadedModel | None = None
         self._work: queue.Queue[Callable[[], None] | None] = queue.Queue()
         self._state = ManagerState()
+        self._snapshot: Snapshot | None = None
         self._beat = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="pipeline-owner", daemon=True)
         self.meter = CallMeter()
@@ -125,6 +155,34 @@ class PipelineManager:
     def state(self) -> ManagerState:
         """The present state; a new object for every change."""
         return self._state
+
+    @property
+    def snapshot(self) -> Snapshot | None:
+        """The last known states of the pipeline; None before the first loan."""
+        return self._snapshot
+
+    @property
+    def has_engine(self) -> bool:
+        """Whether the engine, and torch with it, has been imported."""
+        return self._engine is not None
+
+    def import_engine(self) -> None:
+        """Return once the engine, and torch with it, has been imported, which only the owner thread does."""
+        if self._engine is None:
+            self.submit(self._require_engine).result()
+
+    @property
+    def accelerated(self) -> bool:
+        """Whether the model has a memory beside RAM. Owner thread only."""
+        return self._require_engine().device() != "cpu"
+
+    def look(self, size: tuple[int, int] | None = None) -> Snapshot | None:
+        """The states of the pipeline now, for a picture of `size` (px). Owner thread only; None without a model."""
+        loaded, engine = self._loaded, self._engine
+        if loaded is None or engine is None:
+            return None
+        states = engine.look(loaded, size)
+        return Snapshot(loaded.artifact.key, loaded.profile, states, engine.device(), engine.weights_bytes(loaded))
 
     @property
     def heartbeat_age_s(self) -> float:
@@ -157,16 +215,19 @@ class PipelineManager:
     def borrow(self, key: str, progress: Progress, profile: MemoryProfile = EXACT) -> Iterator["Lent"]:
         """Lend the model `key`, under `profile`, to the work now running on the owner thread.
 
-        Raises ModelError when it cannot be loaded; the device is then empty and the next borrow tries afresh.
+        Raises ModelError when it cannot be loaded, OutOfMemoryError when it does not fit under `profile`; the device
+        is then empty and the next borrow tries afresh.
         """
         if threading.current_thread() is not self._thread:
             raise RuntimeError("borrow() belongs to the owner thread: submit() the work.")
         loaded = self._ready(key, profile, self._watched(progress))
+        self._snapshot = self.look()
         self._state = ManagerState("generating", loaded.artifact.key)
         try:
             yield Lent(loaded, self._require_engine(), self.meter, self._watched(progress))
         finally:
             self._state = ManagerState("ready", loaded.artifact.key)
+            self._snapshot = self.look()  # a ladder may stand on another rung now
 
     def close(self, timeout_s: float) -> bool:
         """Finish the queued work and end the thread. False when it did not end in time."""
@@ -207,8 +268,7 @@ class PipelineManager:
                 self._loaded = loaded
                 return loaded
             if not needs_reload(loaded.profile, profile):
-                self._require_engine().fit(loaded, profile)
-                self._loaded = loaded
+                self._fit(loaded, profile)
                 return loaded
         loaded = None  # freed before the next one is loaded, or both must fit
 
@@ -224,7 +284,7 @@ class PipelineManager:
             artifact = self._models.identity(artifact, report)
             self._loaded = engine.load(artifact, self._models.parts_for(artifact), report, profile)
         except UserError as error:
-            self._state = ManagerState("failed", artifact.key, why=error)
+            self._state = ManagerState("failed", artifact.key, why=bare(error))
             raise
         except Cancelled:
             self._state = ManagerState()
@@ -234,6 +294,23 @@ class PipelineManager:
             raise
         log.info("model ready: %s", artifact.key)
         return self._loaded
+
+    def _fit(self, loaded: "LoadedModel", profile: MemoryProfile) -> None:
+        """Bring what is loaded under `profile`; where that fails it is not kept."""
+        try:
+            self._require_engine().fit(loaded, profile)
+        except UserError as error:
+            self._state = ManagerState("failed", loaded.artifact.key, why=bare(error))
+            raise
+        except BaseException:
+            self._state = ManagerState("failed", loaded.artifact.key)
+            raise
+        self._loaded = loaded
+
+
+def bare(error: UserError) -> UserError:
+    """The same refusal to be kept: without its traceback, which would pin a model and tensors as long as it lives."""
+    return type(error)(error.key, **error.values)
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,7 +322,16 @@ class Lent:
     meter: CallMeter
     progress: Progress
 
-    def draw(self, request: GenerationRequest, source_HWC: "NDArray[np.uint8] | None" = None) -> "Sample":
-        """One image; `source_HWC` are the pixels of `request.source`."""
+    def draw(
+        self, request: GenerationRequest, source_HWC: "NDArray[np.uint8] | None" = None, rung: str = ""
+    ) -> "Sample":
+        """One image; `source_HWC` are the pixels of `request.source`, `rung` is where a replay begins."""
         with self.meter.call():
-            return self.engine.draw(self.model, request, self.progress, source_HWC)
+            return self.engine.draw(self.model, request, self.progress, source_HWC, rung)
+
+    def measure(
+        self, request: GenerationRequest, reference_HWC: "NDArray[np.uint8] | None" = None
+    ) -> "tuple[Measurement, NDArray[np.uint8]]":
+        """One image measured, and its pixels; the distance is to `reference_HWC`."""
+        with self.meter.call():
+            return self.engine.measure(self.model, request, self.progress, reference_HWC)

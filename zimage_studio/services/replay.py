@@ -31,6 +31,8 @@ UNTOLD = frozenset({"outcome", "created", "job", "index", "parent"})
 """Fields of a recipe that say what came out, not what was asked."""
 FOR_PEOPLE = frozenset({"model.key", "model.name", "model.parent"})
 """The hash decides which weights they were."""
+TRIED = frozenset({"numerics.memory.out_of_memory", "numerics.memory.ladder.not_finite"})
+"""What was tried before the picture was made: a replay begins where that ended."""
 _FORMATS = ("PNG", "JPEG", "WEBP")
 
 
@@ -132,9 +134,11 @@ class ReplayService:
         values = {**original.values, **(overrides or {})}
         if recipe is None:
             return self._generation.submit(values, model=model, session=session)
-        profile = parse_profile(recipe.numerics.memory)
+        memory = recipe.numerics.memory
         parent = recipe.outcome.pixels_sha256
-        return self._generation.submit(values, model=model, session=session, parent=parent, profile=profile)
+        return self._generation.submit(
+            values, model=model, session=session, parent=parent, profile=parse_profile(memory), rung=_rung(memory)
+        )
 
     def verdict(self, original: Original, made: StoredImage) -> Verdict:
         """Compare what came out with what was recorded, and with the picture itself when there is one."""
@@ -189,7 +193,9 @@ def recorded_differences(then: Recipe, now: Recipe) -> tuple[Difference, ...]:
     return tuple(
         Difference(name, before.get(name), after.get(name))
         for name in dict.fromkeys((*before, *after))
-        if before.get(name) != after.get(name) and name.partition(".")[0] not in UNTOLD and name not in FOR_PEOPLE
+        if before.get(name) != after.get(name)
+        and name.partition(".")[0] not in UNTOLD
+        and name not in FOR_PEOPLE | TRIED
     )
 
 
@@ -202,6 +208,12 @@ def flat(data: Mapping[str, object], prefix: str = "") -> dict[str, object]:
         else:
             found[f"{prefix}{name}"] = list(value) if isinstance(value, tuple) else value
     return found
+
+
+def _rung(memory: Mapping[str, object]) -> str:
+    """The rung of the ladder of precisions that a recipe names, or an empty text."""
+    ladder = memory.get("ladder")
+    return str(ladder.get("rung", "")) if isinstance(ladder, Mapping) else ""
 
 
 def _own(found: Inspection) -> Recipe | None:

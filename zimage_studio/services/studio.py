@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from zimage_studio.errors import UserError
-from zimage_studio.records.progress import silent
 from zimage_studio.services.generation import GenerationService
 from zimage_studio.services.grids import GridService
 from zimage_studio.services.images import ImageStore
 from zimage_studio.services.manager import Engine, PipelineManager
+from zimage_studio.services.memory import MemoryService
 from zimage_studio.services.models import ModelService
 from zimage_studio.services.replay import ReplayService
 from zimage_studio.services.sources import SourceStore
@@ -36,16 +36,17 @@ class Studio:
     generation: GenerationService
     replay: ReplayService
     grids: GridService
+    memory: MemoryService
 
     def start(self) -> None:
-        """Start the owner thread and load the default model behind the page."""
+        """Start the owner thread and the readouts, and load the default model behind the page."""
+        self.memory.start()
         self.manager.start()
         self.manager.submit(self._warm_up).add_done_callback(_log_bug)
 
     def _warm_up(self) -> None:
         try:
-            with self.manager.borrow(self.settings.model, silent):
-                pass
+            self.memory.warm_up(self.settings.model)
         except UserError:
             return  # the manager's state says why; the page shows it
 
@@ -65,13 +66,15 @@ class Studio:
         """Refuse new work from now on."""
         self.grids.close()
         self.generation.close()
+        self.memory.begin_stop()
 
     def finish(self, timeout_s: float) -> bool:
         """Let the running image finish; after `timeout_s` stop it at its next step. False when it was stopped."""
         return self.generation.drain(timeout_s)
 
     def close(self) -> None:
-        """End the owner thread."""
+        """End the readouts and the owner thread."""
+        self.memory.close()
         self.manager.close(timeout_s=5.0)
 
 
@@ -105,6 +108,9 @@ def build_studio(settings: Settings, make_engine: Callable[[Settings], Engine] =
     )
     settings = replace(settings, model=models.get(settings.model, allow_paths=True).key)
     manager = PipelineManager(lambda: make_engine(settings), models)
+    memory = MemoryService(
+        data=settings.data, default=settings.profile, model=settings.model, manager=manager, models=models
+    )
     generation = GenerationService(
         manager,
         models,
@@ -112,6 +118,7 @@ def build_studio(settings: Settings, make_engine: Callable[[Settings], Engine] =
         sources,
         max_waiting=settings.max_waiting,
         max_waiting_per_session=settings.max_waiting_per_session,
+        usual_profile=lambda: memory.profile,
     )
     return Studio(
         settings=settings,
@@ -122,4 +129,5 @@ def build_studio(settings: Settings, make_engine: Callable[[Settings], Engine] =
         generation=generation,
         replay=ReplayService(generation, models),
         grids=GridService(settings.data / "grids", generation, images),
+        memory=memory,
     )

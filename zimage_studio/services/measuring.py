@@ -1,0 +1,252 @@
+"""Measuring: one request under several profiles as a job on the owner thread, and the table of what was measured."""
+
+import csv
+import io
+import json
+import logging
+import secrets
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from zimage_studio.errors import Cancelled, InvalidInputError, OutOfMemoryError, StorageError, UserError
+from zimage_studio.records.checks import whole
+from zimage_studio.records.measured import MeasuredRow
+from zimage_studio.records.memory import EXACT, MemoryProfile
+from zimage_studio.records.progress import Preview
+from zimage_studio.records.request import GenerationRequest
+from zimage_studio.services.generation import FINAL, State
+from zimage_studio.services.manager import PipelineManager, bare
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+log = logging.getLogger(__name__)
+
+MAX_ROWS = 1000
+KEPT_ROWS = 10_000
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS measurements (
+    id INTEGER PRIMARY KEY, created TEXT NOT NULL, job TEXT NOT NULL, model TEXT NOT NULL, profile TEXT NOT NULL,
+    row TEXT NOT NULL);
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class MeasureView:
+    """One moment of a measuring. `version` grows with every change.
+
+    `done` of `total` profiles are measured; the present one is `profile`, and `note` says what it does. `rows` are
+    those that are there. `bug` marks a failure that is not the person's to mend.
+    """
+
+    version: int = 0
+    state: State = "waiting"
+    note: str = "note.waiting"
+    profile: str = ""
+    done: int = 0
+    total: int = 1
+    rows: tuple[MeasuredRow, ...] = ()
+    error: UserError | None = None
+    bug: str = ""
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing will change any more."""
+        return self.state in FINAL
+
+
+class MeasureJob:
+    """A measuring on its way. Runs to its end whether or not anybody watches."""
+
+    def __init__(
+        self, profiles: tuple[MemoryProfile, ...], request: GenerationRequest, model: str, session: str
+    ) -> None:
+        self.id = secrets.token_hex(8)
+        self.profiles = profiles
+        self.request = request
+        self.model = model
+        self.session = session
+        self._view = MeasureView(total=len(profiles))
+        self._changed = threading.Condition()
+        self._stop = threading.Event()
+
+    @property
+    def view(self) -> MeasureView:
+        """The present moment."""
+        return self._view
+
+    @property
+    def stopping(self) -> bool:
+        """Whether a stop has been asked for."""
+        return self._stop.is_set()
+
+    def stop(self) -> None:
+        """Ask the measuring to end at its next step; the rows that are there stay. Idempotent."""
+        self._stop.set()
+
+    def wait_change(self, version: int, timeout_s: float) -> MeasureView:
+        """Block until the view is newer than `version`, at most `timeout_s`."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._view.version > version, timeout_s)
+            return self._view
+
+    def result(self, timeout_s: float | None = None) -> tuple[MeasuredRow, ...]:
+        """Wait for the end. Raises the job's UserError, Cancelled when it was stopped, TimeoutError."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: self._view.finished, timeout_s):
+                raise TimeoutError(f"measuring {self.id} is still {self._view.state}")
+        if self._view.error is not None:
+            raise self._view.error
+        if self._view.state == "stopped":
+            raise Cancelled
+        if self._view.state == "failed":
+            raise RuntimeError(self._view.bug)
+        return self._view.rows
+
+    def update(self, **changes: object) -> None:
+        """Move on to the next view and wake the watchers."""
+        with self._changed:
+            self._view = replace(self._view, version=self._view.version + 1, **changes)  # type: ignore[arg-type]
+            self._changed.notify_all()
+
+    def report(self, _done: float, _total: float, note: str, /, preview: Preview | None = None) -> None:
+        """Take in one unit of progress. Raises Cancelled after a stop."""
+        if self._stop.is_set():
+            raise Cancelled
+        if note != self._view.note:
+            self.update(note=note)
+
+
+def run_measuring(job: MeasureJob, manager: PipelineManager, rows: "Measurements") -> None:
+    """On the owner thread: a measuring from start to its only final state."""
+    job.update(state="running", note="note.starting")
+    try:
+        _measure_all(job, manager, rows)
+    except Cancelled:
+        job.update(state="stopped", note="note.stopped", profile="")
+    except UserError as error:
+        job.update(state="failed", error=bare(error), note="note.failed", profile="")
+    except Exception as error:
+        log.exception("measuring %s failed", job.id)
+        job.update(state="failed", bug=f"{type(error).__name__}: {error}", note="note.failed", profile="")
+    else:
+        job.update(state="done", note="note.done", profile="")
+
+
+def _measure_all(job: MeasureJob, manager: PipelineManager, rows: "Measurements") -> None:
+    reference_HWC = _exact_picture(job, manager)
+    for number, profile in enumerate(job.profiles):
+        job.update(done=number, profile=profile.name)
+        row = _measured(job, manager, profile, reference_HWC)
+        rows.add(row)
+        job.update(rows=(*job.view.rows, row), done=number + 1)
+
+
+def _exact_picture(job: MeasureJob, manager: PipelineManager) -> "NDArray[np.uint8] | None":
+    """The pixels to compare with, (H, W, 3); None where the exact picture does not fit into memory."""
+    job.update(profile=EXACT.name)
+    try:
+        with manager.borrow(job.model, job.report, EXACT) as lent:
+            return lent.draw(job.request).pixels_HWC
+    except OutOfMemoryError as error:
+        log.info("no exact picture to compare with: %s", error)
+        return None
+
+
+def _measured(
+    job: MeasureJob, manager: PipelineManager, profile: MemoryProfile, reference_HWC: "NDArray[np.uint8] | None"
+) -> MeasuredRow:
+    request = job.request
+    row = MeasuredRow(
+        created=datetime.now(UTC).isoformat(timespec="milliseconds"), job=job.id, model=job.model, device="",
+        profile=profile, width=request.width, height=request.height, steps=request.steps, guidance=request.guidance,
+    )  # fmt: skip
+    try:
+        with manager.borrow(job.model, job.report, profile) as lent:
+            found, _ = lent.measure(request, reference_HWC)
+            device = lent.engine.device()
+    except OutOfMemoryError as error:
+        return replace(row, error=error.key, error_values={name: str(value) for name, value in error.values.items()})
+    return replace(
+        row, device=device, phase_peak_bytes={str(name): peak for name, peak in found.phase_peak_bytes.items()}, seconds=found.seconds,
+        psnr_db=found.psnr_db, identical=found.identical, pixels_sha256=found.pixels_sha256, states=found.states,
+    )  # fmt: skip
+
+
+class Measurements:
+    """The rows of all measurings, in SQLite. Safe to use from several threads."""
+
+    def __init__(self, database: Path) -> None:
+        self._database = database
+        try:
+            with self._connect() as connection:
+                connection.executescript(_SCHEMA)
+        except sqlite3.OperationalError as error:
+            raise StorageError("cannot_write", folder=database.parent, why=error) from error
+
+    def add(self, row: MeasuredRow) -> None:
+        """Keep `row`; beyond 10,000 the oldest go. Raises StorageError."""
+        values = (row.created, row.job, row.model, row.name, json.dumps(row.to_dict(), ensure_ascii=False))
+        try:
+            with self._connect() as connection:
+                connection.execute(
+                    "INSERT INTO measurements (created, job, model, profile, row) VALUES (?,?,?,?,?)", values
+                )
+                connection.execute(
+                    "DELETE FROM measurements WHERE id <= (SELECT MAX(id) FROM measurements) - ?", (KEPT_ROWS,)
+                )
+        except sqlite3.OperationalError as error:
+            raise StorageError("cannot_write", folder=self._database.parent, why=error) from error
+
+    def newest(self, count: object) -> tuple[MeasuredRow, ...]:
+        """At most `count` rows (1 to 1000), newest first."""
+        high = whole("count", count, 1, MAX_ROWS)
+        return tuple(self._select("ORDER BY id DESC LIMIT ?", (high,)))
+
+    def export(self, form: str) -> str:
+        """All rows, oldest first. Raises InvalidInputError for another form than `csv` and `json`."""
+        rows = list(self._select("ORDER BY id", ()))
+        if form == "json":
+            return json.dumps([row.to_dict() for row in rows], ensure_ascii=False, indent=1) + "\n"
+        if form != "csv":
+            raise InvalidInputError("bad_choice", field="form", value=form, known="csv, json")
+        lines = [{name: _cell(value) for name, value in row.flat().items()} for row in rows]
+        text = io.StringIO()
+        writer = csv.DictWriter(text, list(lines[0]) if lines else ["profile"], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(lines)
+        return text.getvalue()
+
+    def clear(self) -> int:
+        """Forget all rows; returns how many there were."""
+        with self._connect() as connection:
+            return connection.execute("DELETE FROM measurements").rowcount
+
+    def _select(self, tail: str, values: tuple[object, ...]) -> Iterator[MeasuredRow]:
+        with self._connect() as connection:
+            found = connection.execute(f"SELECT row FROM measurements {tail}", values).fetchall()  # noqa: S608 - fixed texts
+        for (text,) in found:
+            yield MeasuredRow.from_dict(json.loads(text))
+
+    @contextmanager
+    def _connect(self) -> Iterator[sqlite3.Connection]:
+        connection = sqlite3.connect(self._database, timeout=10)
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            with connection:
+                yield connection
+        finally:
+            connection.close()
+
+
+def _cell(value: object) -> object:
+    """What a spreadsheet would take for a formula is made text."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
