@@ -37,13 +37,13 @@ def stored(prompt: str = "a fish", seed: int = MAX_SEED) -> StoredImage:
 
 
 def test_widget_values_reach_the_request_untouched():
-    values = forms.to_values("a fish", "", 128, 64, 8, 1.5, str(MAX_SEED), 2)
+    values = forms.to_values("a fish", "", 128, 64, 8, 1.5, str(MAX_SEED), 2, 0.5)
     batch = parse_batch(values, ModelDefaults())
     assert (batch.first.seed, batch.first.width, batch.first.height, batch.count) == (MAX_SEED, 128, 64, 2)
 
 
 def test_an_emptied_number_means_the_models_own():
-    values = forms.to_values("a fish", "", None, "", None, None, "", None)
+    values = forms.to_values("a fish", "", None, "", None, None, "", None, None)
     batch = parse_batch(values, ModelDefaults(width=256, height=192, steps=5, guidance=1.0))
     assert (batch.first.width, batch.first.height, batch.first.steps, batch.count) == (256, 192, 5, 1)
 
@@ -51,7 +51,7 @@ def test_an_emptied_number_means_the_models_own():
 @pytest.mark.parametrize("width", [1000, 8.5, True, "wide", float("nan"), [128], {}])
 def test_nothing_is_rounded_or_guessed_on_the_way(width: object):
     with pytest.raises(InvalidInputError) as caught:
-        parse_batch(forms.to_values("a fish", "", width, 128, 8, 0, "", 1), ModelDefaults())
+        parse_batch(forms.to_values("a fish", "", width, 128, 8, 0, "", 1, 0), ModelDefaults())
     assert caught.value.field == "width"
 
 

@@ -8,9 +8,11 @@ from zimage_studio.messages import Lang
 from zimage_studio.services.studio import Studio
 from zimage_studio.ui import present
 from zimage_studio.ui.api import add_api
-from zimage_studio.ui.doors import PRIVATE
+from zimage_studio.ui.doors import LOCAL, PRIVATE
 from zimage_studio.ui.generate_tab import add_generate_tab, refresh_models
+from zimage_studio.ui.grid_watch import VISITOR_JS
 from zimage_studio.ui.history_tab import add_history_tab
+from zimage_studio.ui.refine_tab import RefineTab
 from zimage_studio.ui.replay_tab import ReplayTab
 from zimage_studio.ui.texts import Texts
 
@@ -37,10 +39,15 @@ def build_page(studio: Studio, lang: Lang, *, with_api: bool) -> gr.Blocks:
                 controls, stage = add_generate_tab(studio, t)
             with gr.Tab(t("tab_replay"), id="replay") as replaying:
                 replay = ReplayTab(studio, tabs, replaying, t)
+            with gr.Tab(t("tab_refine"), id="refine") as refining:
+                refine = RefineTab(studio, tabs, refining, t)
             with gr.Tab(t("tab_history"), id="history") as history:
                 view = add_history_tab(studio, controls, tabs, history, t)
         replay.offer(stage.replay, stage.chosen_id)
         replay.offer(view.replay, view.chosen)
+        refine.offer(stage.refine, stage.chosen_id)
+        refine.offer(view.refine, view.chosen)
+        refine.offer(*replay.refine)
 
         def on_tick() -> str:
             state = studio.manager.state
@@ -49,6 +56,7 @@ def build_page(studio: Studio, lang: Lang, *, with_api: bool) -> gr.Blocks:
 
         gr.Timer(CHIP_S).tick(on_tick, None, chip, **PRIVATE)
         page.load(lambda: refresh_models(studio), None, controls.model, **PRIVATE)
+        page.load(None, None, refine.visitor, js=VISITOR_JS, **LOCAL)
         if with_api:
             add_api(studio)
     return page
@@ -86,7 +94,7 @@ def theme() -> gr.themes.Base:
 
 def css() -> str:
     """The style sheet."""
-    return (ASSETS / "studio.css").read_text(encoding="utf-8")
+    return "".join((ASSETS / name).read_text(encoding="utf-8") for name in ("studio.css", "refine.css"))
 
 
 def head(lang: Lang = "en") -> str:

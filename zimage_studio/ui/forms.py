@@ -18,7 +18,7 @@ from zimage_studio.records.request import ModelDefaults
 from zimage_studio.records.verdict import Verdict
 from zimage_studio.services.images import StoredImage
 
-FIELDS = ("prompt", "negative_prompt", "width", "height", "steps", "guidance", "seed", "count")
+FIELDS = ("prompt", "negative_prompt", "width", "height", "steps", "guidance", "seed", "count", "variety")
 EXAMPLE_COUNT = 4
 _EXAMPLES: Mapping[Lang, tuple[str, ...]] = {
     "en": (
@@ -49,6 +49,12 @@ def from_recipe(recipe: Recipe) -> dict[str, object]:
     request = recipe.request
     values = {name: getattr(request, name) for name in FIELDS if name not in ("seed", "count")}
     return {**values, "seed": str(request.seed), "count": 1}
+
+
+def left_out(recipe: Recipe) -> tuple[str, ...]:
+    """The fields of an image that `from_recipe` has no widgets for, where they say something."""
+    request = recipe.request
+    return tuple(name for name in ("variations", "source") if getattr(request, name))
 
 
 def text_or_refuse(field: str, value: object) -> str:

@@ -39,6 +39,7 @@ class Controls:
     seed_random: gr.Button
     seed_keep: gr.Button
     seed_note: gr.HTML
+    variety: gr.Slider
     last_seed: gr.Textbox
     model: gr.Dropdown
     model_note: gr.HTML
@@ -48,7 +49,7 @@ class Controls:
         """The widgets of forms.FIELDS, in that order."""
         return [
             self.prompt, self.negative, self.width, self.height,
-            self.steps, self.guidance, self.seed, self.count,
+            self.steps, self.guidance, self.seed, self.count, self.variety,
         ]  # fmt: skip
 
     def show(self, recipe: Recipe) -> Update:
@@ -68,6 +69,7 @@ class Stage:
     download: gr.DownloadButton
     again: gr.Button
     replay: gr.Button
+    refine: gr.Button
     recipe: gr.HTML
     ids: gr.State
     chosen_id: gr.State
@@ -182,6 +184,8 @@ def _settings(
             made["seed_random"] = gr.Button(t("seed_random"), size="sm", min_width=60, scale=1)
             made["seed_keep"] = gr.Button(t("seed_keep"), size="sm", min_width=60, scale=1)
         made["seed_note"] = gr.HTML(present.seed_note(None, t), elem_id="zs-seed-note")
+        made["variety"] = gr.Slider(0, 1, 0, step=0.05, label=present.field_name("variety", t), elem_id="zs-variety")
+        gr.HTML(present.note(t("variety_note")))
         made["last_seed"] = gr.Textbox("", visible=False)
     with gr.Group():
         made["negative"] = gr.Textbox(
@@ -204,10 +208,11 @@ def _stage(t: Texts) -> Stage:
         download = gr.DownloadButton(t("download"), size="md", min_width=140, elem_id="zs-download")
         again = gr.Button(t("again"), size="md", min_width=140, elem_id="zs-again")
         replay = gr.Button(t("replay"), size="md", min_width=100, elem_id="zs-to-replay")
+        refine = gr.Button(t("refine"), size="md", min_width=100, elem_id="zs-to-refine")
     recipe = gr.HTML(visible=False, elem_id="zs-recipe")
     return Stage(
-        html=html, gallery=gallery, actions=actions, download=download, again=again, replay=replay, recipe=recipe,
-        ids=gr.State([]), chosen_id=gr.State(""),
+        html=html, gallery=gallery, actions=actions, download=download, again=again, replay=replay, refine=refine,
+        recipe=recipe, ids=gr.State([]), chosen_id=gr.State(""),
     )  # fmt: skip
 
 

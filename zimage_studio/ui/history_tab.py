@@ -5,11 +5,14 @@ from typing import Any
 
 import gradio as gr
 
+from zimage_studio.messages import CATALOGUES as MESSAGES
 from zimage_studio.services.images import StoredImage
 from zimage_studio.services.studio import Studio
-from zimage_studio.ui import present
+from zimage_studio.ui import forms, present
 from zimage_studio.ui.doors import LOCAL, PRIVATE, Update, errors_as_toasts, shown
+from zimage_studio.ui.family import PICK, family_html, family_of, pick_of
 from zimage_studio.ui.generate_tab import Controls
+from zimage_studio.ui.picker import picked
 from zimage_studio.ui.texts import Texts
 
 PAGE_ROWS = 24
@@ -35,11 +38,13 @@ class History:
     download: gr.DownloadButton
     use: gr.Button
     replay: gr.Button
+    refine: gr.Button
     delete: gr.Button
     question: gr.Group
     delete_yes: gr.Button
     delete_no: gr.Button
     recipe: gr.HTML
+    family: gr.HTML
 
     @property
     def list_outputs(self) -> list[Any]:
@@ -49,7 +54,7 @@ class History:
     @property
     def detail_outputs(self) -> list[Any]:
         """What changes with the chosen image."""
-        return [self.chosen, self.hint, self.detail, self.image, self.download, self.question, self.recipe]
+        return [self.chosen, self.hint, self.detail, self.image, self.download, self.question, self.recipe, self.family]
 
 
 def add_history_tab(studio: Studio, controls: Controls, tabs: gr.Tabs, tab: gr.Tab, t: Texts) -> History:
@@ -86,6 +91,7 @@ def _widgets(t: Texts) -> History:
                     made["download"] = gr.DownloadButton(t("download"), size="md", min_width=120)
                     made["use"] = gr.Button(t("use_settings"), size="md", min_width=120)
                     made["replay"] = gr.Button(t("replay"), size="md", min_width=90, elem_id="zs-history-replay")
+                    made["refine"] = gr.Button(t("refine"), size="md", min_width=90, elem_id="zs-history-refine")
                     made["delete"] = gr.Button(t("delete"), size="md", min_width=80)
                 with gr.Group(visible=False, elem_classes="zs-question") as question:
                     gr.HTML(present.note(t("delete_question")))
@@ -93,6 +99,7 @@ def _widgets(t: Texts) -> History:
                         made["delete_yes"] = gr.Button(t("delete_yes"), variant="stop", size="md", min_width=80)
                         made["delete_no"] = gr.Button(t("delete_no"), size="md", min_width=80)
                 made["recipe"] = gr.HTML("")
+                made["family"] = gr.HTML("", js_on_load=PICK, elem_id="zs-history-family")
     return History(detail=detail, question=question, **made)
 
 
@@ -136,13 +143,24 @@ def _wire_list(studio: Studio, view: History, tab: gr.Tab, t: Texts) -> None:
 def _wire_detail(studio: Studio, view: History, controls: Controls, tabs: gr.Tabs, t: Texts) -> None:
     def on_select(ids: list[str], event: gr.SelectData) -> Update:
         with errors_as_toasts(t):
-            return _detail(view, studio.images.get(ids[event.index]), t)
+            return _detail(studio, view, studio.images.get(picked(ids, event.index)), t)
+
+    def on_relative(event: gr.EventData) -> Update:
+        with errors_as_toasts(t):
+            return _detail(studio, view, studio.images.get(pick_of(event)), t)
 
     def on_use(chosen: str) -> Update:
         with errors_as_toasts(t):
-            return {**controls.show(studio.images.get(chosen).recipe), tabs: gr.update(selected="generate")}
+            recipe = studio.images.get(chosen).recipe
+        if names := forms.left_out(recipe):
+            fields = MESSAGES[t.lang]["list_comma"].join(MESSAGES[t.lang][f"field.{name}"] for name in names)
+            gr.Info(present.error_text(t("use_settings_less", fields=fields)), title="", duration=8)
+        return {**controls.show(recipe), tabs: gr.update(selected="generate")}
 
     view.gallery.select(on_select, view.ids, view.detail_outputs, **PRIVATE).success(
+        None, None, None, js=SCROLL_TO_DETAIL, **LOCAL
+    )
+    view.family.click(on_relative, None, view.detail_outputs, **PRIVATE).success(
         None, None, None, js=SCROLL_TO_DETAIL, **LOCAL
     )
     view.use.click(on_use, view.chosen, [*controls.fields, controls.model, tabs], **PRIVATE)
@@ -150,7 +168,8 @@ def _wire_detail(studio: Studio, view: History, controls: Controls, tabs: gr.Tab
     view.delete_no.click(lambda: gr.update(visible=False), None, view.question, **PRIVATE)
 
 
-def _detail(view: History, image: StoredImage, t: Texts) -> Update:
+def _detail(studio: Studio, view: History, image: StoredImage, t: Texts) -> Update:
+    family = family_of(studio, image.recipe.outcome.pixels_sha256, image.recipe.parent)
     path = shown(image.path)
     return {
         view.chosen: image.id,
@@ -160,6 +179,7 @@ def _detail(view: History, image: StoredImage, t: Texts) -> Update:
         view.download: gr.update(value=path),
         view.question: gr.update(visible=False),
         view.recipe: present.recipe(image, t),
+        view.family: family_html(family, studio, t, pick_sources=False),
     }
 
 

@@ -4,6 +4,7 @@ import base64
 import html
 import io
 import json
+from collections.abc import Iterable
 from datetime import datetime
 
 from PIL import Image
@@ -13,6 +14,7 @@ from zimage_studio.messages import say
 from zimage_studio.records.artifact import ModelArtifact
 from zimage_studio.records.progress import Preview
 from zimage_studio.records.recipe import Recipe
+from zimage_studio.records.request import Variation
 from zimage_studio.services.generation import JobView
 from zimage_studio.services.images import StoredImage
 from zimage_studio.services.manager import ManagerState
@@ -106,6 +108,10 @@ def recipe(stored: StoredImage, t: Texts) -> str:
         (t("recipe_guidance"), f"{request.guidance:g}"),
         (t("recipe_shift"), "" if request.shift is None else f"{request.shift:g}"),
         (t("recipe_negative"), escape(request.negative_prompt) if request.guidance > 0 else ""),
+        (field_name("variations", t), _chain(request.variations, t)),
+        (field_name("variety", t), f"{request.variety:g}" if request.variety else ""),
+        (field_name("source", t), "" if request.source is None else _short_hash(request.source, 8)),
+        (field_name("strength", t), "" if request.strength is None else f"{request.strength:g}"),
         (t("recipe_model"), f"{escape(made.model.name)} {_short_hash(made.model.sha256, 8)}"),
         (t("recipe_seconds"), escape(duration(outcome.seconds, t))),
         (t("recipe_device"), escape(made.numerics.device)),
@@ -118,6 +124,10 @@ def recipe(stored: StoredImage, t: Texts) -> str:
         f'<div class="zs-recipe"><p class="zs-prompt">{escape(request.prompt)}</p><dl>{cells}</dl>'
         f"<details><summary>{summary}</summary><pre tabindex=0>{whole}</pre></details></div>"
     )
+
+
+def _chain(links: Iterable[Variation], t: Texts) -> str:
+    return "<br>".join(escape(t("chain_link", seed=link.seed, strength=f"{link.strength:g}")) for link in links)
 
 
 def pretty_json(made: Recipe) -> str:

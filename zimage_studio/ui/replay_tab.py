@@ -53,6 +53,11 @@ class ReplayTab:
         )
 
     @property
+    def refine(self) -> tuple[gr.Button, gr.State]:
+        """The button that hands the new image on, and its id."""
+        return self._out.refine, self._out.made_id
+
+    @property
     def _read_outputs(self) -> list[Any]:
         ways, out = self._ways, self._out
         return [ways.picker.drop, ways.paste, *ways.form.widgets, *out.outputs, out.reading, *self._held.outputs]
@@ -236,6 +241,7 @@ class ReplayTab:
             out.verdict: gr.update(value=replay_view.verdict(verdict, original, made, self._t), visible=True),
             out.actions: gr.update(visible=True),
             out.download: gr.update(value=path),
+            out.made_id: made.id,
             out.recipe: gr.update(value=replay_view.new_recipe(made, self._t), visible=True),
         }
         if pictures is None:

@@ -45,6 +45,8 @@ class Outcome:
     image: gr.Image
     actions: gr.Row
     download: gr.DownloadButton
+    refine: gr.Button
+    made_id: gr.State
     recipe: gr.HTML
     reading: gr.HTML
 
@@ -58,7 +60,8 @@ class Outcome:
         """What a run changes."""
         return [
             self.stage, self.verdict, self.anyway_row, self.anyway, self.pictures, *self.compare.outputs, self.map,
-            self.map_words, self.image, self.actions, self.download, self.recipe,
+            self.map_words, self.image, self.actions, self.download, self.made_id,
+            self.recipe,
         ]  # fmt: skip
 
 
@@ -118,9 +121,10 @@ def add_outcome(t: Texts) -> Outcome:
     )  # fmt: skip
     with gr.Row(visible=False, elem_classes="zs-actions") as actions:
         made["download"] = gr.DownloadButton(t("download_new"), size="md", min_width=140, elem_id="zs-replay-download")
+        made["refine"] = gr.Button(t("refine"), size="md", min_width=90, elem_id="zs-replay-refine")
     made["reading"] = gr.HTML(visible=False, elem_id="zs-reading")
     made["recipe"] = gr.HTML(visible=False, elem_id="zs-new-recipe")
-    return Outcome(anyway_row=anyway_row, pictures=pictures, actions=actions, **made)
+    return Outcome(anyway_row=anyway_row, pictures=pictures, actions=actions, made_id=gr.State(""), **made)
 
 
 def model_choices(models: tuple[ModelArtifact, ...], original: Original | None, t: Texts) -> list[tuple[str, str]]:
