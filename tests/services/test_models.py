@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -98,7 +99,7 @@ def test_what_is_no_key_is_refused_and_no_path_is_touched(models, tmp_path, monk
         listed.get(key)
     assert caught.value.key == "unknown_model"
     assert "tiny" in str(caught.value)
-    assert len(str(caught.value)) < 300
+    assert len(str(caught.value)) < 400
 
 
 def test_a_path_is_taken_only_where_paths_are_allowed(models, tmp_path):
@@ -281,3 +282,31 @@ def test_what_is_printed_is_the_contract_of_the_command_line(models, tmp_path):
     printed = listed.identity(listed.get("random-z-image"), silent).public()
     assert {"key", "kind", "path", "sha256", "parent", "parameters", "bytes"} <= printed.keys()
     json.dumps(printed)
+
+
+# --- the bfloat16 copy
+
+
+def test_a_bfloat16_copy_is_written_below_the_data_and_the_model_keeps_its_identity(models, tmp_path):
+    listed = service(tmp_path, models)
+    before = listed.identity(listed.get("random-z-image"), silent)
+    made = listed.compact(listed.get("random-z-image"), silent)
+    assert made.path == tmp_path / "data" / "compact" / before.sha256
+    assert made.components == ("text_encoder", "transformer", "vae")
+    assert made.bytes_after * 2 == made.bytes_before == before.bytes
+    assert listed.compact(listed.get("random-z-image"), silent) == made
+    again = service(tmp_path, models)
+    assert again.identity(again.get("random-z-image"), silent) == before
+    assert [a.key for a in again.list()] == [a.key for a in listed.list()]
+
+
+def test_a_hub_models_copy_has_the_key_of_its_content(hub_copy, models, tmp_path):
+    listed = service(tmp_path, models)
+    made = listed.compact(listed.get("z-image-turbo"), silent)
+    assert made == replace(listed.compact(listed.get("random-z-image"), silent), model="z-image-turbo")
+
+
+def test_a_single_file_has_no_copy(models, tmp_path):
+    listed = service(tmp_path, models / "z-image-q8.gguf", models)
+    with pytest.raises(ModelError, match="single file"):
+        listed.compact(listed.get("z-image-q8"), silent)

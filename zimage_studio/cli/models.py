@@ -1,11 +1,14 @@
-"""Commands about models: list, show, add."""
+"""Commands about models: list, show, add, compact."""
 
 import json
+import sys
 from typing import Annotated
 
 import typer
 
 from zimage_studio.cli.common import DataOption, FoldersOption, JsonOption, LangOption, Printer, quiet, services
+from zimage_studio.messages import Lang, say
+from zimage_studio.records.progress import Progress
 from zimage_studio.settings import Settings, load_settings
 
 models_app = typer.Typer(help="The models Studio knows.", invoke_without_command=True, rich_markup_mode=None)
@@ -19,7 +22,7 @@ def models(
     folders: FoldersOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List the models, show one, or add one."""
+    """List the models, show one, add one, or write a smaller copy of one."""
     context.obj = {"data": data, "lang": lang, "models": folders, "as_json": as_json}
     if context.invoked_subcommand is None:
         _list_models(context.obj)
@@ -68,6 +71,39 @@ def models_add(
     with services(settings) as studio:
         artifact = studio.models.add(path)
     Printer(bool(options["as_json"]), settings.lang).result({"models": [artifact.public()]}, artifact.key)
+
+
+@models_app.command("compact")
+def models_compact(
+    context: typer.Context,
+    key: Annotated[str, typer.Argument(help="Key, path or hub id.")],
+    data: DataOption = None,
+    lang: LangOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a bfloat16 copy of weights that are stored wider, so that loading reads half the bytes."""
+    options = _merged(context, data, lang, as_json)
+    settings = _settings(options)
+    with services(settings) as studio:
+        made = studio.models.compact(studio.models.get(key, allow_paths=True), shown(settings.lang))
+    if sys.stderr.isatty():
+        sys.stderr.write("\n")
+    said = say(
+        "compacted" if made.path else "compact_nothing", settings.lang, value=made.model, path=made.path,
+        before_gb=f"{made.bytes_before / 1e9:.2f}", after_gb=f"{made.bytes_after / 1e9:.2f}",
+    )  # fmt: skip
+    Printer(bool(options["as_json"]), settings.lang).result(made.public(), said)
+
+
+def shown(lang: Lang) -> Progress:
+    """Progress as one line of the terminal, written over the last one; nothing where nobody watches."""
+
+    def report(done: float, total: float, note: str, /, preview: object = None) -> None:
+        if sys.stderr.isatty():
+            sys.stderr.write(f"\r\x1b[K{say(note, lang)} {done / total if total else 1:.0%}")
+            sys.stderr.flush()
+
+    return report
 
 
 def _settings(options: dict[str, object]) -> Settings:

@@ -15,7 +15,8 @@ from diffusers import ZImagePipeline
 from numpy.typing import NDArray
 
 from zimage_studio import __version__
-from zimage_studio.core.loading import choose_device, load_pipeline
+from zimage_studio.core.compact import for_loading
+from zimage_studio.core.loading import choose_device, component_dtypes, load_pipeline
 from zimage_studio.core.memory.apply import Size, homes
 from zimage_studio.core.memory.fitted import Fitted
 from zimage_studio.core.memory.measure import measure, resident_weights
@@ -53,10 +54,18 @@ FIRST_RUNG = RUNGS["float16_scaled"]
 class TorchEngine:
     """Loads and draws on one device. Not thread-safe: the manager calls it from its one thread."""
 
-    def __init__(self, *, device: str = "auto", hub_cache: Path | None = None, scratch: Path | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        device: str = "auto",
+        hub_cache: Path | None = None,
+        scratch: Path | None = None,
+        compacts: Path | None = None,
+    ) -> None:
         self._device = device
         self._hub_cache = hub_cache
         self._scratch = scratch
+        self._compacts = compacts
 
     def load(
         self, artifact: ModelArtifact, parts: Path | None, progress: Progress, profile: MemoryProfile = EXACT
@@ -75,6 +84,7 @@ class TorchEngine:
                 dtypes=_dtypes(profile),
                 parts=parts,
                 hub_cache=self._hub_cache,
+                compact=self._compact(artifact, profile, progress),
                 progress=progress,
             )
             pipeline.set_progress_bar_config(disable=True)
@@ -82,6 +92,13 @@ class TorchEngine:
             return LoadedModel(artifact, pipeline, to_rgb, scheduler, Fitted(pipeline, profile, device, self._scratch))
 
         return self._freeing(load, "model_too_large", value=artifact.name)
+
+    def _compact(self, artifact: ModelArtifact, profile: MemoryProfile, progress: Progress) -> Path | None:
+        """The bfloat16 copy of a model whose transformer is to compute in bfloat16."""
+        wanted = component_dtypes(choose_device(self._device), _dtypes(profile))["transformer"]
+        if self._compacts is None or wanted != torch.bfloat16:
+            return None
+        return for_loading(artifact, self._compacts, progress)
 
     def fit(self, model: LoadedModel, profile: MemoryProfile) -> None:
         """Bring a model that is loaded under `profile`; see `needs_reload` for what only loading again can do.

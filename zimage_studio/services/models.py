@@ -5,7 +5,7 @@ import logging
 import re
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from zimage_studio.core import hub
@@ -35,6 +35,24 @@ NOT_FOR_US = frozenset({"model_no_index", "model_other_pipeline", "model_no_tran
 MAX_SOURCE_CHARS = 4096
 MAX_KEY_CHARS = 48
 MAX_KNOWN_SHOWN = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Compacted:
+    """A bfloat16 copy: where it lies, of which components, bytes of their weights before and after.
+
+    `path` is None when nothing was stored wider.
+    """
+
+    model: str
+    path: Path | None
+    components: tuple[str, ...]
+    bytes_before: int
+    bytes_after: int
+
+    def public(self) -> dict[str, object]:
+        """What the command line prints."""
+        return {**asdict(self), "path": None if self.path is None else str(self.path)}
 
 
 class ModelService:
@@ -124,6 +142,26 @@ class ModelService:
             return None
         lender = self._lender(artifact, self.list())
         return None if lender is None else lender.root
+
+    def compact(self, artifact: ModelArtifact, progress: Progress) -> Compacted:
+        """Write a bfloat16 copy of what `artifact` stores wider; loading in bfloat16 then reads the copy.
+
+        The model itself is not touched; a hub model is downloaded first. A copy that is there and whole is kept.
+        Raises ModelError (not a complete folder, damaged), StorageError naming what is needed and what is free,
+        Cancelled from `progress`.
+        """
+        local = self.identity(artifact, progress)
+        facts = self._facts(local.path)
+        if facts.kind != "folder" or local.sha256 is None:
+            raise ModelError("compact_needs_folder", value=artifact.name)
+        from zimage_studio.core import compact  # needs torch, which this module's importers do without
+
+        names = compact.wide_components(facts.root)
+        before = sum(facts.components[name].bytes for name in names)
+        if not names:
+            return Compacted(local.key, None, (), 0, 0)
+        made = compact.write(facts.root, self._data / "compact", local.sha256, progress=progress)
+        return Compacted(local.key, made.folder, made.components, before, made.bytes)
 
     # --- how it is done
 

@@ -91,7 +91,8 @@ def torch_engine(settings: Settings) -> Engine:
     prepare_torch()
     from zimage_studio.core.engine import TorchEngine
 
-    return TorchEngine(hub_cache=settings.data / "hub", scratch=settings.data / "scratch")
+    data = settings.data
+    return TorchEngine(hub_cache=data / "hub", scratch=data / "scratch", compacts=data / "compact")
 
 
 def build_studio(settings: Settings, make_engine: Callable[[Settings], Engine] = torch_engine) -> Studio:
