@@ -108,12 +108,15 @@ def backend_of(transformer: nn.Module) -> str:
 def kernel_of(backend: str, device: torch.device, dtype: torch.dtype, head_dim: int) -> str:
     """What computes: `math` holds all scores at once, every other kernel needs memory in step with the sequence.
 
-    For `native`, torch is asked which kernel it takes for such tensors.
+    For `native`, torch is asked which kernel it takes for such tensors; `unknown` where it cannot say.
     """
     if backend != "native":
         return backend.removeprefix("native_")
     probe_BHLD = torch.empty(1, 1, PROBE_TOKENS, head_dim, device=device, dtype=dtype)
-    choice = SDPBackend(torch._fused_sdp_choice(probe_BHLD, probe_BHLD, probe_BHLD))
+    try:
+        choice = SDPBackend(torch._fused_sdp_choice(probe_BHLD, probe_BHLD, probe_BHLD))
+    except (RuntimeError, NotImplementedError):  # kinds of devices whose kernels are not chosen this way
+        return "unknown"
     return str(choice.name).removesuffix("_ATTENTION").lower()
 
 

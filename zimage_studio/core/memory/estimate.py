@@ -26,13 +26,15 @@ CPU = torch.device("cpu")
 class Estimator:
     """Foretells peaks for one model on one kind of device. Traces are remembered; one size takes about a second.
 
-    `device` need not exist here: only its type counts. `disk` says whether weights can be kept in a folder.
+    `device` need not exist here: only its type counts. `disk` says whether weights can be kept in a folder,
+    `keeps_heap` whether the C library keeps memory that was freed (on a CPU; glibc does unless it is told not to).
     """
 
-    def __init__(self, shapes: Shapes, device: torch.device, *, disk: bool = True) -> None:
+    def __init__(self, shapes: Shapes, device: torch.device, *, disk: bool = True, keeps_heap: bool = True) -> None:
         self.shapes = shapes
         self.device = device
         self._disk = disk
+        self._keeps_heap = keeps_heap
         self._traces: dict[tuple[object, ...], Traced] = {}
         self._estimates: dict[tuple[object, ...], Estimate] = {}
 
@@ -64,7 +66,7 @@ class Estimator:
 
     def _held(self, traces: Iterable[Traced]) -> list[int]:
         """What is computed in each phase. On a CPU the heap of one phase is still there in the next."""
-        if self.device.type != "cpu":
+        if self.device.type != "cpu" or not self._keeps_heap:
             return [traced.alive for traced in traces]
         held, heap = [], 0
         for traced in traces:

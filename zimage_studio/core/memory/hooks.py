@@ -29,6 +29,11 @@ def drop_hook(module: nn.Module, name: str) -> None:
     if registry.hooks:
         return
     del module._diffusers_hook
+    tidy_forward(module)
+
+
+def tidy_forward(module: nn.Module) -> None:
+    """Libraries that wrapped `forward` put the original back as an attribute of the module; the class has it."""
     forward = module.__dict__.get("forward")
     if getattr(forward, "__func__", None) is type(module).forward:
         del module.__dict__["forward"]

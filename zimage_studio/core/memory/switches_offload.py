@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers import ZImagePipeline
 from diffusers.hooks import apply_group_offloading
 from torch import nn
 
-from zimage_studio.core.memory.hooks import drop_all, each_hook
+from zimage_studio.core.memory.hooks import drop_all, each_hook, tidy_forward
 from zimage_studio.core.memory.site import COMPONENTS, OFF, Answer, Site, applied, idle
 from zimage_studio.core.memory.text_cache import bare
 from zimage_studio.records.memory import MemoryProfile
@@ -71,8 +72,16 @@ def put_model_offload(site: Site, undo: ExitStack) -> None:
     """accelerate's: one whole component at a time on the device."""
     if not site.profile.model_offload or not site.accelerated:
         return
-    undo.callback(site.pipeline.remove_all_hooks)
+    undo.callback(end_model_offload, site.pipeline)
     site.pipeline.enable_model_cpu_offload(device=site.device)
+
+
+def end_model_offload(pipeline: ZImagePipeline) -> None:
+    """Take accelerate's hooks off."""
+    pipeline.remove_all_hooks()
+    for name in COMPONENTS:
+        for module in (getattr(pipeline, name), bare(getattr(pipeline, name))):
+            tidy_forward(module)
 
 
 def look_model_offload(site: Site) -> Answer:
