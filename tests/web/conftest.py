@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 
 import pytest
-from servers import Server, running
+
+from tests.web.servers import Server, running
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from servers import Server
+
+from tests.web.servers import Server
 
 UPLOAD = "/gradio_api/upload"
 MIB = 1 << 20

@@ -8,7 +8,8 @@ import time
 
 import httpx
 import pytest
-from servers import Server
+
+from tests.web.servers import Server
 
 EVIL = "https://evil.example"
 ECHO = "/gradio_api/call/echo"

@@ -3,8 +3,8 @@
 import gradio_client
 import httpx
 import pytest
-from servers import Server
 
+from tests.web.servers import Server
 from zimage_studio.web.answers import prefers_chinese
 
 BROWSER = {"Accept": "text/html,application/xhtml+xml"}

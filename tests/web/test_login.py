@@ -6,8 +6,8 @@ from pathlib import Path
 import gradio_client
 import httpx
 import pytest
-from servers import Server
 
+from tests.web.servers import Server
 from zimage_studio.errors import UserError
 from zimage_studio.settings import Settings
 from zimage_studio.web.login import LOCK_S, TOKEN_LIFE_S, Accounts, check_exposure, read_logins

@@ -11,8 +11,8 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
-from servers import running
 
+from tests.web.servers import running
 from zimage_studio.web.share import PID_NAME, PublicLink, ShareError, TunnelProgram, TunnelServer, sweep_tunnel
 
 GOOD = "echo 'start proxy success: https://abc123.gradio.live'\nexec sleep 600\n"

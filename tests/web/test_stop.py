@@ -13,7 +13,8 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
-from servers import SMALL_APP, Server, free_port, running, wait_until_up
+
+from tests.web.servers import SMALL_APP, Server, free_port, running, wait_until_up
 
 ROOT = SMALL_APP.parent.parent.parent
 
