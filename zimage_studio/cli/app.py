@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import typer
 
 from zimage_studio.cli import images
+from zimage_studio.cli.memory import memory_app
 from zimage_studio.cli.models import models_app
 from zimage_studio.errors import Cancelled, UserError
 from zimage_studio.messages import LANGS, Lang, say
@@ -27,6 +28,7 @@ def build_app() -> typer.Typer:
     for command in (images.generate, images.inspect, images.replay, images.grid):
         app.command()(command)
     app.add_typer(models_app, name="models")
+    app.add_typer(memory_app, name="memory")
     return app
 
 

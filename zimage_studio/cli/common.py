@@ -15,7 +15,7 @@ import typer
 
 from zimage_studio.errors import InvalidInputError, UserError
 from zimage_studio.messages import Lang, say
-from zimage_studio.records.memory import PRESETS, MemoryProfile
+from zimage_studio.records.memory import MemoryProfile
 from zimage_studio.services.generation import GenerationJob, JobView
 from zimage_studio.services.grids import Grid, GridView
 from zimage_studio.services.images import StoredImage
@@ -28,7 +28,8 @@ ModelOption = Annotated[
     str | None, typer.Option("--model", metavar="KEY", help="`tiny`, a key of `models`, a path or a hub id.")
 ]
 ProfileOption = Annotated[
-    str, typer.Option("--profile", metavar="NAME|FILE", help="Memory profile; `exact` changes nothing.")
+    str | None,
+    typer.Option("--profile", metavar="NAME|FILE", help="Memory profile; the one in use when not given."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")]
 FoldersOption = Annotated[list[str] | None, typer.Option("--models", metavar="DIR", help="More folders with models.")]
@@ -69,17 +70,12 @@ def given(**values: object) -> dict[str, object]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def load_profile(name: str) -> MemoryProfile:
-    """A preset by its name, or the profile in a JSON file. Raises InvalidInputError, UserError."""
-    if name in PRESETS:
-        return PRESETS[name]
-    path = Path(name)
-    if not path.is_file():
-        raise InvalidInputError("bad_choice", field="profile", value=name, known=", ".join(PRESETS))
-    try:
-        return MemoryProfile.from_json(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError("file_damaged", value=name, why=error) from error
+def load_profile(studio: Studio, name: str | None) -> MemoryProfile:
+    """The preset or saved profile `name`, or the one in a file; the one in use when None.
+
+    Raises InvalidInputError, UserError.
+    """
+    return studio.memory.profile if name is None else studio.memory.find(name, allow_paths=True)
 
 
 def parse_size(size: str | None) -> dict[str, object]:
@@ -134,6 +130,8 @@ def watch(job: GenerationJob, printer: Printer) -> tuple[StoredImage, ...]:
             printer.progress(view)
     if sys.stderr.isatty():
         sys.stderr.write("\n")
+    for rung in view.recovered:
+        sys.stderr.write(say(f"recovery.{rung}", printer.lang) + "\n")
     return job.result()
 
 

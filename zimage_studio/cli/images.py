@@ -62,7 +62,7 @@ def generate(
     strength: StrengthOption = None,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Also copy the images there.")] = None,
     model: ModelOption = None,
-    profile: ProfileOption = "exact",
+    profile: ProfileOption = None,
     data: DataOption = None,
     lang: LangOption = None,
     offline: OfflineOption = None,
@@ -70,13 +70,13 @@ def generate(
 ) -> None:
     """Make images. Each is a PNG that carries the recipe that makes it again."""
     settings = load_settings({"data": data, "lang": lang, "model": model, "offline": offline})
-    memory = load_profile(profile)
     values = {"prompt": prompt, "negative_prompt": negative, **parse_size(size)} | given(
         seed=seed, steps=steps, guidance=guidance, count=count, shift=shift, variation_seed=variation_seed,
         variation_strength=variation_strength, variety=variety, strength=strength,
     )  # fmt: skip
     printer = Printer(as_json, settings.lang)
     with running_studio(settings) as studio:
+        memory = load_profile(studio, profile)
         if image is not None:
             values["source"] = studio.sources.keep(image)
         job = studio.generation.submit(values, model=studio.settings.model, profile=memory)

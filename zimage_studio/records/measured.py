@@ -85,6 +85,7 @@ class MeasuredRow:
             "model": self.model,
             "device": self.device,
             "created": self.created,
+            "refused": [state.name for state in self.states if state.state == "refused"],
             "error": str(self.problem or ""),
         }
 
@@ -92,5 +93,6 @@ class MeasuredRow:
         """One line of the CSV export: a column for each phase, and the switches that are not as in `exact`."""
         peaks = {f"peak_bytes_{phase}": self.phase_peak_bytes.get(phase) for phase in PHASES}
         rest = {name: value for name, value in self.public().items() if name not in ("phase_peak_bytes", "error")}
+        rest["refused"] = " ".join(state.name for state in self.states if state.state == "refused")
         switches = json.dumps(self.profile.changed, ensure_ascii=False)
         return {**rest, **peaks, "switches": switches, "pixels_sha256": self.pixels_sha256, "error": self.error}

@@ -7,7 +7,7 @@ import logging
 import secrets
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -125,11 +125,40 @@ class MeasureJob:
             self.update(note=note)
 
 
-def run_measuring(job: MeasureJob, manager: PipelineManager, rows: "Measurements") -> None:
-    """On the owner thread: a measuring from start to its only final state."""
-    job.update(state="running", note="note.starting")
+def start_measuring(job: MeasureJob, manager: PipelineManager, rows: "Measurements") -> None:
+    """Queue the first part of a measuring; every part queues the next, so that others get their turn in between."""
+
+    def exact() -> None:
+        job.update(state="running", note="note.starting")
+        with _ended_by(job) as goes_on:
+            reference_HWC = _exact_picture(job, manager)
+            goes_on(lambda: manager.submit(lambda: one(0, reference_HWC)))
+
+    def one(number: int, reference_HWC: "NDArray[np.uint8] | None") -> None:
+        with _ended_by(job) as goes_on:
+            profile = job.profiles[number]
+            job.update(done=number, profile=profile.name)
+            row = _measured(job, manager, profile, reference_HWC)
+            rows.add(row)
+            job.update(rows=(*job.view.rows, row), done=number + 1)
+            if number + 1 < len(job.profiles):
+                goes_on(lambda: manager.submit(lambda: one(number + 1, reference_HWC)))
+            else:
+                goes_on(lambda: job.update(state="done", note="note.done", profile=""))
+
+    manager.submit(exact)
+
+
+@contextmanager
+def _ended_by(job: MeasureJob) -> Iterator[Callable[[Callable[[], object]], None]]:
+    """Run one part of `job`; what it hands over comes after it, unless it was stopped or failed."""
+    after: list[Callable[[], object]] = []
     try:
-        _measure_all(job, manager, rows)
+        if job.stopping:
+            raise Cancelled
+        yield after.append
+        if job.stopping and not len(job.view.rows) == len(job.profiles):
+            raise Cancelled
     except Cancelled:
         job.update(state="stopped", note="note.stopped", profile="")
     except UserError as error:
@@ -138,16 +167,8 @@ def run_measuring(job: MeasureJob, manager: PipelineManager, rows: "Measurements
         log.exception("measuring %s failed", job.id)
         job.update(state="failed", bug=f"{type(error).__name__}: {error}", note="note.failed", profile="")
     else:
-        job.update(state="done", note="note.done", profile="")
-
-
-def _measure_all(job: MeasureJob, manager: PipelineManager, rows: "Measurements") -> None:
-    reference_HWC = _exact_picture(job, manager)
-    for number, profile in enumerate(job.profiles):
-        job.update(done=number, profile=profile.name)
-        row = _measured(job, manager, profile, reference_HWC)
-        rows.add(row)
-        job.update(rows=(*job.view.rows, row), done=number + 1)
+        for action in after:
+            action()
 
 
 def _exact_picture(job: MeasureJob, manager: PipelineManager) -> "NDArray[np.uint8] | None":
@@ -176,9 +197,15 @@ def _measured(
     except OutOfMemoryError as error:
         return replace(row, error=error.key, error_values={name: str(value) for name, value in error.values.items()})
     return replace(
-        row, device=device, phase_peak_bytes={str(name): peak for name, peak in found.phase_peak_bytes.items()}, seconds=found.seconds,
-        psnr_db=found.psnr_db, identical=found.identical, pixels_sha256=found.pixels_sha256, states=found.states,
-    )  # fmt: skip
+        row,
+        device=device,
+        phase_peak_bytes={str(phase): peak for phase, peak in found.phase_peak_bytes.items()},
+        seconds=found.seconds,
+        psnr_db=found.psnr_db,
+        identical=found.identical,
+        pixels_sha256=found.pixels_sha256,
+        states=found.states,
+    )
 
 
 class Measurements:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zimage_studio.core.hub import cached
+from zimage_studio.core.memory.telemetry import TelemetryReader
 from zimage_studio.errors import BusyError, InvalidInputError, OutOfMemoryError, UserError
 from zimage_studio.records.artifact import ModelArtifact
 from zimage_studio.records.checks import real, whole
@@ -27,10 +28,10 @@ from zimage_studio.records.memory import (
 from zimage_studio.records.progress import silent
 from zimage_studio.records.recovery import rungs_below
 from zimage_studio.records.request import parse_batch
-from zimage_studio.records.telemetry import TorchUsage
+from zimage_studio.records.telemetry import Reading, TorchUsage
 from zimage_studio.services.files import replace_durably
 from zimage_studio.services.manager import PipelineManager, Snapshot
-from zimage_studio.services.measuring import MeasureJob, Measurements, run_measuring
+from zimage_studio.services.measuring import MeasureJob, Measurements, start_measuring
 from zimage_studio.services.models import ModelService
 from zimage_studio.services.telemetry import TelemetryService
 
@@ -110,16 +111,16 @@ class MemoryService:
             self._write(profile, self._read()[1])
         return profile
 
-    def apply(self, model: str | None = None) -> "Future[None]":
-        """Bring `model` (a key; None: the one in memory, else the default one) under the profile in use.
+    def apply(self, model: str | None = None, profile: MemoryProfile | None = None) -> "Future[None]":
+        """Bring `model` (a key; None: the one in memory, else the default one) under `profile` (None: the one in use).
 
         That happens after the jobs that wait, without an image. The future raises what `manager.borrow` raises.
         """
         key = model or self._manager.state.model or self._model
-        profile = self.profile
+        wanted = self.profile if profile is None else profile
 
         def work() -> None:
-            with self._manager.borrow(key, silent, profile):
+            with self._manager.borrow(key, silent, wanted):
                 pass
 
         return self._manager.submit(work)
@@ -226,7 +227,7 @@ class MemoryService:
         size: tuple[int, int] | None = None,
         *,
         model: str | None = None,
-        guidance: float | None = None,
+        guidance: object = None,
         free_gib: object = None,
         device: str = "auto",
     ) -> Plan:
@@ -252,7 +253,7 @@ class MemoryService:
         size: tuple[int, int] | None = None,
         *,
         model: str | None = None,
-        guidance: float | None = None,
+        guidance: object = None,
     ) -> Estimate:
         """What one picture would need under `profile`, phase by phase."""
         artifact = self._models.get(model or self._model)
@@ -263,9 +264,7 @@ class MemoryService:
 
             return self._advisor(artifact, "auto").estimate(profile, Scene(*scene))
 
-    def _scene(
-        self, artifact: ModelArtifact, size: tuple[int, int] | None, guidance: float | None
-    ) -> tuple[int, int, bool]:
+    def _scene(self, artifact: ModelArtifact, size: tuple[int, int] | None, guidance: object) -> tuple[int, int, bool]:
         """Width, height, whether under guidance; validated as a request is."""
         asked: dict[str, object] = {"prompt": DEFAULT_PROMPT, "seed": DEFAULT_SEED, "guidance": guidance}
         if size is not None:
@@ -301,6 +300,8 @@ class MemoryService:
     ) -> MeasureJob:
         """Run the same request under each of `profiles` and compare it with the exact image, on the owner thread.
 
+        Jobs of others get their turn between two profiles.
+
         `values` as for an image (see records.request.parse_batch); prompt and seed may be left out. The rows come
         one after the other (`job.view.rows`) and are kept. Raises InvalidInputError, and BusyError while another
         measuring runs.
@@ -318,7 +319,7 @@ class MemoryService:
             if self._job is not None and not self._job.view.finished:
                 raise BusyError("measure_running")
             self._job = job
-        self._manager.submit(lambda: run_measuring(job, self._manager, self._rows))
+        start_measuring(job, self._manager, self._rows)
         return job
 
     @property
@@ -395,6 +396,17 @@ class MemoryService:
             replace_durably(self._file, (json.dumps(data, ensure_ascii=False, indent=1) + "\n").encode())
         except OSError as error:
             raise UserError("cannot_write", folder=self._file.parent, why=error.strerror) from error
+
+    def reading(self) -> Reading:
+        """The devices now; the newest of the live readouts where they run."""
+        if (latest := self.telemetry.latest) is not None:
+            return latest
+        reader = TelemetryReader()
+        reader.open()
+        try:
+            return reader.read().with_torch(self._torch_usage())
+        finally:
+            reader.close()
 
     def _torch_usage(self) -> Iterable[TorchUsage]:
         """What torch holds, once the engine is there: nothing is imported for a readout."""

@@ -69,6 +69,8 @@ def stage_working(view: JobView, aspect: float, t: Texts) -> str:
         words.append(t("stage_step", done=f"{view.done:g}", total=f"{view.total:g}"))
     elif view.total and view.state == "running":
         words.append(t("stage_percent", percent=round(100 * fraction)))
+    if view.recovered and view.note != f"recovery.{view.recovered[-1]}":
+        words.append(say(f"recovery.{view.recovered[-1]}", t.lang))
     if view.count > 1 and view.state == "running":
         words.append(t("stage_image", index=view.index + 1, count=view.count))
     if view.seconds_left is not None:
