@@ -10,7 +10,7 @@ run: $(VENV)/.run-ready  ## set up, then serve the app at http://127.0.0.1:7860 
 	$(BIN)/python app.py $(ARGS)
 
 test: setup  ## set up, then pass the tests (options: make test ARGS="-k history")
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 setup: $(VENV)/.dev-ready  ## the environment that the other commands share
 
