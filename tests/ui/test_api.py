@@ -18,7 +18,8 @@ from zimage_studio.core.metadata.png import read_own_recipe
 
 PUBLIC = {
     "/generate_image", "/generate", "/models", "/history", "/image", "/delete_image", "/status", "/stop",
-    "/inspect", "/replay",
+    "/inspect", "/replay", "/grid", "/grid_status", "/stop_grid", "/resume_grid", "/variations",
+    "/memory_status", "/memory_plan", "/memory_measure", "/set_memory_profile",
 }  # fmt: skip
 SMALL = {"width": 64, "height": 64, "steps": 2, "guidance": 0.0}
 
@@ -169,14 +170,14 @@ def test_a_bad_value_is_named_with_its_bound_and_remedy(
     ],
 )
 def test_numbers_that_json_should_not_have_are_refused_too(served: Served, guidance: str, prompt: str, sentence: str):
-    data = f'[{prompt}, "", "", 64, 64, 2, {guidance}, 1, "{served.model}"]'
+    data = f'[{prompt}, "", "", 64, 64, 2, {guidance}, 1, "{served.model}", "", null, null, null, null, ""]'
     event, answer = raw(served, "generate_image", data)
     assert event == "error"
     assert sentence in json.dumps(answer, ensure_ascii=False)
 
 
 def test_errors_are_chinese_for_who_prefers_chinese(served: Served):
-    data = ["", "", "", 64, 64, 2, 0, 1, served.model]
+    data = ["", "", "", 64, 64, 2, 0, 1, served.model, "", None, None, None, None, ""]
     _, answer = raw(served, "generate_image", data, {"accept-language": "zh-CN,zh;q=0.9,en;q=0.5"})
     assert "提示词是空的" in answer["error"]
     _, answer = raw(served, "generate_image", data, {"accept-language": "en-US,zh;q=0.5"})

@@ -19,6 +19,7 @@ EN: dict[str, str] = {
     "field.strength": "strength",
     "field.axis": "axis",
     "field.side": "side of the grid",
+    "field.grid": "grid",
     "field.model": "model",
     "field.sampler": "sampler",
     "field.scheduler": "scheduler",

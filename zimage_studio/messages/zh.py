@@ -19,6 +19,7 @@ ZH: dict[str, str] = {
     "field.strength": "重绘强度",
     "field.axis": "坐标轴",
     "field.side": "网格边长",
+    "field.grid": "表格",
     "field.model": "模型",
     "field.sampler": "采样器",
     "field.scheduler": "调度",

@@ -21,7 +21,9 @@ from zimage_studio.services.images import StoredImage
 from zimage_studio.services.replay import Original, read_pasted, read_picture
 from zimage_studio.services.studio import Studio
 from zimage_studio.ui import forms
-from zimage_studio.ui.doors import errors_as_answers, session_of, shown, uploaded
+from zimage_studio.ui.api_memory import memory_endpoints
+from zimage_studio.ui.api_refine import refine_endpoints
+from zimage_studio.ui.doors import errors_as_answers, lang_of, session_of, shown_file, uploaded
 from zimage_studio.ui.texts import Texts
 
 WATCH_S = 5.0
@@ -31,21 +33,9 @@ OFFICIAL_RESOLUTION = "1024x1024 ( 1:1 )"
 
 def add_api(studio: Studio) -> None:
     """Add the endpoints to the Blocks that is being built."""
-    for endpoint in (*_generation(studio), *_replay(studio), *_history(studio), *_state(studio)):
+    made = (*_generation(studio), *_replay(studio), *refine_endpoints(studio), *_history(studio), *_state(studio))
+    for endpoint in (*made, *memory_endpoints(studio)):
         gr.api(endpoint, api_name=endpoint.__name__, api_description=endpoint.__doc__, concurrency_limit=None)
-
-
-def lang_of(request: gr.Request) -> Lang:
-    """English, unless the client's Accept-Language prefers Chinese."""
-    header = str(request.headers.get("accept-language", ""))
-    weights: dict[str, float] = {}
-    for part in header.split(","):
-        tag, _, quality = part.strip().lower().partition(";q=")
-        try:
-            weights.setdefault(tag.partition("-")[0], float(quality or 1))
-        except ValueError:
-            continue
-    return "zh" if weights.get("zh", 0.0) > weights.get("en", 0.0) else "en"
 
 
 def _generation(studio: Studio) -> list[Any]:
@@ -60,18 +50,32 @@ def _generation(studio: Studio) -> list[Any]:
         guidance: float | None = None,
         count: int = 1,
         model: str = "",
+        variation_seed: str = "",
+        variation_strength: float | None = None,
+        variety: float | None = None,
+        image: FileData | None = None,
+        strength: float | None = None,
+        parent: str = "",
     ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         """Make images. Empty values come from the model's defaults; `model` is a key of /models, empty: the default.
 
-        `seed` is text, 0 to 2^64-1; empty or -1 draws one. Image i has seed + i. Returns the PNG files, which carry
-        their recipe, and for each its id, seed (text), sha256 of the pixels, seconds and recipe.
+        `seed` is text, 0 to 2^64-1; empty or -1 draws one. Image i has seed + i, or with a variation the same seed and
+        variation_seed + i. `variation_strength` (0 to 1) turns the start noise towards that of `variation_seed` (text).
+        `variety` (0 to 1) makes seeds differ more and follow the prompt less. `image` is uploaded (in Python:
+        `handle_file(path)`) and drawn over at `strength` (0.01 to 1; 1 forgets it). `parent` is the id of the image
+        that this one comes from, for its lineage. Returns the PNG files, which carry their recipe, and for each its
+        id, seed (text), sha256 of the pixels, seconds and recipe.
         """
         values = {
             "prompt": prompt, "negative_prompt": negative_prompt, "seed": seed, "width": width, "height": height,
-            "steps": steps, "guidance": guidance, "count": count,
+            "steps": steps, "guidance": guidance, "count": count, "variation_seed": variation_seed,
+            "variation_strength": variation_strength, "variety": variety, "strength": strength,
         }  # fmt: skip
-        images = _run(studio, values, model, request)
-        return [_file(image.path) for image in images], [forms.result_entry(image) for image in images]
+        with errors_as_answers(lang_of(request)):
+            values["source"] = None if image is None else _kept(studio, image)
+            made_from = _pixels_of(studio, parent)
+        images = _run(studio, values, model, request, made_from)
+        return [shown_file(image.path) for image in images], [forms.result_entry(image) for image in images]
 
     def generate(
         request: gr.Request,
@@ -98,7 +102,7 @@ def _generation(studio: Studio) -> list[Any]:
         images = _run(studio, values, "", request)
         paths = [image.path for image in images] + _earlier(studio, gallery_images)
         used = images[0].recipe.request.seed
-        return [{"image": _file(path), "caption": None} for path in paths], str(used), used
+        return [{"image": shown_file(path), "caption": None} for path in paths], str(used), used
 
     def stop(request: gr.Request) -> int:
         """Stop everything this client has waiting or running, within one step. Returns how many jobs that was."""
@@ -111,7 +115,7 @@ def _replay(studio: Studio) -> list[Any]:
     def inspect(request: gr.Request, file: FileData | None = None, text: str = "") -> dict[str, Any]:
         """Say what a PNG, JPEG or WebP, or a pasted text, says about its making. No pixel is decoded.
 
-        `file` is uploaded (in Python: `handle_file(path)`). `text` is a recipe, an infotext or the JSON of another
+        `file` is uploaded (in Python: `handleshown_file(path)`). `text` is a recipe, an infotext or the JSON of another
         program; with both, it is read when the file says nothing. Returns {"dialect", "recipe", "converted",
         "unknown"} and "seed" (text).
         """
@@ -147,7 +151,7 @@ def _replay(studio: Studio) -> list[Any]:
                 return forms.verdict_entry(job, lang), None, None
             (made,) = _finish(job, lang)
             verdict = forms.verdict_entry(studio.replay.verdict(original, made), lang)
-            return verdict, _file(made.path), forms.result_entry(made)
+            return verdict, shown_file(made.path), forms.result_entry(made)
 
     return [inspect, replay]
 
@@ -194,7 +198,7 @@ def _history(studio: Studio) -> list[Any]:
 
     def image(request: gr.Request, id: str) -> dict[str, Any]:
         """The original PNG of one image, by its id."""
-        return _file(_get(studio, id, request).path)
+        return shown_file(_get(studio, id, request).path)
 
     def delete_image(request: gr.Request, id: str) -> bool:
         """Delete one image for good. Returns true."""
@@ -227,12 +231,26 @@ def _state(studio: Studio) -> list[Any]:
     return [models, status]
 
 
-def _run(studio: Studio, values: Mapping[str, object], model: object, request: gr.Request) -> tuple[StoredImage, ...]:
+def _run(
+    studio: Studio, values: Mapping[str, object], model: object, request: gr.Request, parent: str | None = None
+) -> tuple[StoredImage, ...]:
     """Submit, forward the progress, wait for the end. Raises gr.Error with the sentence."""
     lang = lang_of(request)
     with errors_as_answers(lang):
         key = forms.text_or_refuse("model", "" if model is None else model) or studio.settings.model
-        return _finish(studio.generation.submit(values, model=key, session=session_of(request)), lang)
+        job = studio.generation.submit(values, model=key, session=session_of(request), parent=parent)
+        return _finish(job, lang)
+
+
+def _kept(studio: Studio, file: object) -> str:
+    """The pixel hash of an uploaded picture, which is kept. Raises UserError."""
+    path, name = uploaded(file)
+    return studio.sources.keep(path, name=name)
+
+
+def _pixels_of(studio: Studio, image_id: object) -> str | None:
+    known = forms.text_or_refuse("image", "" if image_id is None else image_id)
+    return studio.images.get(known).recipe.outcome.pixels_sha256 if known else None
 
 
 def _finish(job: GenerationJob, lang: Lang) -> tuple[StoredImage, ...]:
@@ -258,11 +276,6 @@ def _forward(job: GenerationJob, lang: Lang) -> None:
 def _get(studio: Studio, image_id: object, request: gr.Request) -> StoredImage:
     with errors_as_answers(lang_of(request)):
         return studio.images.get(forms.text_or_refuse("image", image_id))
-
-
-def _file(path: Path) -> dict[str, Any]:
-    """A file as Gradio's clients download it; only ever of a path that the image store gave."""
-    return {"path": shown(path), "orig_name": path.name, "mime_type": "image/png", "meta": {"_type": "gradio.FileData"}}
 
 
 def _earlier(studio: Studio, gallery: object) -> list[Path]:

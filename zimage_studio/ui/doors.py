@@ -75,3 +75,21 @@ def uploaded(value: object) -> tuple[Path, str]:
     if place is None or not place.is_file() or not place.is_relative_to(Path(get_upload_folder()).resolve()):
         raise UserError("not_uploaded")
     return place, name if isinstance(name, str) and name else place.name
+
+
+def lang_of(request: gr.Request) -> Lang:
+    """English, unless the client's Accept-Language prefers Chinese."""
+    header = str(request.headers.get("accept-language", ""))
+    weights: dict[str, float] = {}
+    for part in header.split(","):
+        tag, _, quality = part.strip().lower().partition(";q=")
+        try:
+            weights.setdefault(tag.partition("-")[0], float(quality or 1))
+        except ValueError:
+            continue
+    return "zh" if weights.get("zh", 0.0) > weights.get("en", 0.0) else "en"
+
+
+def shown_file(path: Path) -> dict[str, Any]:
+    """A file as Gradio's clients download it; only ever of a path that our own stores gave."""
+    return {"path": shown(path), "orig_name": path.name, "mime_type": "image/png", "meta": {"_type": "gradio.FileData"}}

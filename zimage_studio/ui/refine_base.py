@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
@@ -29,8 +29,8 @@ class Base:
 
     `ref` finds it again: the id of an image, or the pixel hash of a dropped picture. `values` are the request that
     made it, or for a dropped picture one that draws over it; `model` is the key of the model that will draw, `memory`
-    the switches of a memory profile it was made under. `notes` are sentences a person should read, `words` what the
-    picture is called.
+    the switches of the memory profile it was made under (None: nothing says so). `notes` are sentences a person
+    should read, `words` what the picture is called.
     """
 
     ref: str
@@ -41,7 +41,7 @@ class Base:
     words: str
     image: StoredImage | None = None
     notes: tuple[str, ...] = ()
-    memory: Mapping[str, object] = field(default_factory=dict)
+    memory: Mapping[str, object] | None = None
 
 
 class Bases:

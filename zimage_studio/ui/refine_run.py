@@ -55,7 +55,7 @@ class RefineRuns:
         """Make one image of what the form holds. Raises UserError."""
         job = self._studio.generation.submit(
             values_of(form, base), model=_model(form), session=page, parent=None if base is None else base.sha256,
-            profile=parse_profile({} if base is None else base.memory),
+            profile=None if base is None or base.memory is None else parse_profile(base.memory),
         )  # fmt: skip
         yield from self._watch(job, base, self.turn(page))
 
@@ -65,7 +65,7 @@ class RefineRuns:
     ) -> GridPlan:  # fmt: skip
         """The grid that is asked for; `around` is how far and how many a side. Raises UserError."""
         begin = Begin(
-            values_of(form, base), _model(form), {} if base is None else base.memory,
+            values_of(form, base), _model(form), None if base is None else base.memory,
             None if base is None else base.sha256,
         )  # fmt: skip
         if mode == VARIATIONS:
