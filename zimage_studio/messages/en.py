@@ -293,6 +293,7 @@ EN: dict[str, str] = {
     "memory.evict.in_turn": "Model offload takes the text encoder out after reading.",
     "memory.no_accelerator": "Nothing changes: there is no accelerator, so RAM is the only memory. Group offload to disk would save RAM.",
     "memory.no_scratch": "There is no folder for weights on disk.",
+    "memory.packed_to_disk": "Weights stored as {value} cannot be written to disk in pieces. Choose group offload without disk.",
     "memory.cache.is": "Remembers the last {value} prompts, bit for bit.",
     "memory.model_offload.is": "Text encoder, transformer and VAE take turns on the device.",
     "memory.group.blocks": "{value} blocks of the transformer at a time.",

@@ -293,6 +293,7 @@ ZH: dict[str, str] = {
     "memory.evict.in_turn": "整模型卸载会在读完提示词后移出文本编码器。",
     "memory.no_accelerator": "没有变化：这里没有加速器，内存是唯一的存储。分组卸载到磁盘可以节省内存。",
     "memory.no_scratch": "没有可以在磁盘上存放权重的文件夹。",
+    "memory.packed_to_disk": "以 {value} 存储的权重不能分块写到磁盘。请选不带磁盘的分组卸载。",
     "memory.cache.is": "逐位记住最近 {value} 条提示词。",
     "memory.model_offload.is": "文本编码器、Transformer 和 VAE 轮流占用设备。",
     "memory.group.blocks": "每次只放 {value} 个 Transformer 块。",

@@ -72,15 +72,16 @@ def candidates(estimator: Estimator, *, bf16: bool = True) -> tuple[Candidate, .
     """What may be chosen on the estimator's device, least lossy first, then fastest.
 
     `bf16`: whether the device computes in bfloat16; where not, scaled float16 stands between float32 and 8 bits.
-    Weights that are quantised already are not quantised again.
+    Weights that are quantised already are neither quantised again nor written to disk.
     """
     cpu = estimator.device.type == "cpu"
     absent = set(ACCELERATED_ONLY) if cpu else {"bf16"}
     absent |= {"fp16", "fp16_streamed"} if bf16 else set()
     absent |= set() if importlib.util.find_spec("torchao") is not None else {"int8"}
     ranked = [Candidate(PRESETS[name], *rank) for name, rank in RANKS.items() if name not in absent]
-    plain = estimator.shapes.stored_bytes is None
-    return tuple(sorted((c for c in ranked if plain or c.loss < 2), key=lambda c: (c.loss, c.pace)))
+    if estimator.shapes.stored_bytes is not None:
+        ranked = [c for c in ranked if c.loss < 2 and not c.profile.group_offload_disk]
+    return tuple(sorted(ranked, key=lambda c: (c.loss, c.pace)))
 
 
 def plan(estimator: Estimator, scene: Scene, room: Room, *, bf16: bool = True) -> Plan:

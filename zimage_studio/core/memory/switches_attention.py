@@ -36,8 +36,9 @@ def put_attention(site: Site, undo: ExitStack) -> None:
         return
     foreign = {type(a.processor).__name__ for a in attentions(transformer)} - {ZSingleStreamAttnProcessor.__name__}
     if foreign:
-        for name in ("attention_backend", "attention_query_chunk"):
-            site.refuse(name, "memory.foreign_attention", value=min(foreign))
+        for name, wanted in (("attention_backend", backend != "auto"), ("attention_query_chunk", chunk)):
+            if wanted:
+                site.refuse(name, "memory.foreign_attention", value=min(foreign))
         return
     set_processors(transformer, None if backend == "auto" else backend, chunk, undo)
 

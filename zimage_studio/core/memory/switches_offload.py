@@ -13,6 +13,7 @@ from torch import nn
 
 from zimage_studio.core.memory.hooks import drop_all, each_hook, tidy_forward
 from zimage_studio.core.memory.site import COMPONENTS, OFF, Answer, Site, applied, idle
+from zimage_studio.core.memory.switches_precision import PACKED, quantised_as
 from zimage_studio.core.memory.text_cache import bare
 from zimage_studio.records.memory import MemoryProfile
 
@@ -104,9 +105,9 @@ def put_group_offload(site: Site, undo: ExitStack) -> None:
     profile = site.profile
     if profile.group_offload == "none":
         return
-    if profile.group_offload_disk and site.scratch is None:
-        site.refuse("group_offload_disk", "memory.no_scratch")
-        site.refuse("group_offload", "memory.no_scratch")
+    if profile.group_offload_disk and (refusal := _why_not_to_disk(site)):
+        for switch in ("group_offload", "group_offload_disk"):
+            site.refuse(switch, refusal[0], **refusal[1])
         return
     if not site.accelerated and not profile.group_offload_disk:
         return
@@ -121,6 +122,14 @@ def put_group_offload(site: Site, undo: ExitStack) -> None:
         stream=profile.group_offload_stream and site.device.type == "cuda",
         folder=folder,
     )
+
+
+def _why_not_to_disk(site: Site) -> tuple[str, dict[str, object]] | None:
+    """diffusers writes plain tensors only, as safetensors."""
+    if site.scratch is None:
+        return "memory.no_scratch", {}
+    packed = quantised_as(site.pipeline.transformer)
+    return ("memory.packed_to_disk", {"value": packed}) if packed in PACKED else None
 
 
 def look_group_offload(site: Site) -> Answer:

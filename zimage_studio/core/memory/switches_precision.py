@@ -20,6 +20,8 @@ FLOAT8 = torch.float8_e4m3fn
 KEEP = ("norm", "t_embedder", "cap_embedder", "x_embedder", "final_layer", "adaLN_modulation", "pad_token")
 """Small and sensitive: 3 % of the weights, and float8 without scales is worst where numbers are small."""
 FP8_CAPABILITY = (8, 9)
+PACKED = frozenset({"gguf", "int8", "fp8"})
+"""Kinds whose weights are tensors of classes of their own, which safetensors cannot write."""
 CANNOT_QUANTISE = (ImportError, RuntimeError, ValueError, TypeError, NotImplementedError, AssertionError)
 
 
