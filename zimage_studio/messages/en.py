@@ -258,6 +258,8 @@ EN: dict[str, str] = {
     "profile_is_preset": "{value} is the name of a preset. Give your {field} another name.",
     "profile_too_many": "There are {count} saved profiles; at most {high} are kept. Delete one first.",
     "measure_running": "A measurement is running. Wait for it, or stop it.",
+    "measure_stopped": "The measurement was stopped; the rows that were made are kept.",
+    "bad_switches": "The {field} is {value}; write its switches as an object of names and values.",
     "measure_source": "Measuring starts from noise, not from a picture. Leave out the {field}.",
     "memory_not_downloaded": "{value} is not on this machine yet, so its shapes are not known. Make an image with it first, which downloads it.",
     "memory.states.none": "No model has been loaded yet, so nothing can be said about the switches.",

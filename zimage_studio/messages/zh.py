@@ -258,6 +258,8 @@ ZH: dict[str, str] = {
     "profile_is_preset": "{value} 是预设的名称。请给您的{field}换个名字。",
     "profile_too_many": "已保存 {count} 个方案，最多保留 {high} 个。请先删除一个。",
     "measure_running": "正在测量。请等待，或停止它。",
+    "measure_stopped": "测量已停止；已完成的结果会保留。",
+    "bad_switches": "{field}是 {value}；请写成由开关名称和取值组成的对象。",
     "measure_source": "测量从噪声开始，不用起始图片。请去掉{field}。",
     "memory_not_downloaded": "{value} 尚未下载到本机，因此不知道它的结构。请先用它生成一张图片（会自动下载）。",
     "memory.states.none": "尚未加载模型，还无法说明各开关的状态。",

@@ -151,13 +151,13 @@ class MemoryService:
         except (OSError, UnicodeDecodeError) as error:
             raise UserError("file_damaged", value=name, why=error) from error
 
-    def parse(self, value: object) -> MemoryProfile:
-        """A profile as a client names it: a name, or an object of switches (left out: as in `exact`).
+    def parse(self, value: object, base: MemoryProfile | None = None) -> MemoryProfile:
+        """A profile as a client names it: a name, or an object of switches (left out: as in `base`, None: `exact`).
 
         Raises InvalidInputError.
         """
         if isinstance(value, Mapping):
-            return parse_profile(value)
+            return parse_profile(value, None if base is None else replace(base, name=""))
         return self.find(value)
 
     def save(self, profile: MemoryProfile, name: object = None) -> MemoryProfile:
