@@ -7,8 +7,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from zimage_studio.errors import UserError
+from zimage_studio.errors import Cancelled, UserError
 from zimage_studio.records.artifact import ModelArtifact
+from zimage_studio.records.progress import Preview
 from zimage_studio.records.recipe import ModelIdentity
 from zimage_studio.services.images import StoredImage
 from zimage_studio.services.replay import Original, read_picture
@@ -29,8 +30,8 @@ class Base:
 
     `ref` finds it again: the id of an image, or the pixel hash of a dropped picture. `values` are the request that
     made it, or for a dropped picture one that draws over it; `model` is the key of the model that will draw, `memory`
-    the switches of the memory profile it was made under (None: nothing says so). `notes` are sentences a person
-    should read, `words` what the picture is called.
+    the switches of the memory profile it was made under (None: nothing says so), `weights` the recorded hash of its
+    model (or empty). `notes` are sentences a person should read, `words` what the picture is called.
     """
 
     ref: str
@@ -42,6 +43,7 @@ class Base:
     image: StoredImage | None = None
     notes: tuple[str, ...] = ()
     memory: Mapping[str, object] | None = None
+    weights: str = ""
 
 
 class Bases:
@@ -72,7 +74,7 @@ class Bases:
         return Base(
             ref=image.id, sha256=recipe.outcome.pixels_sha256, values=recipe.request.to_dict(), model=model.key,
             size=(recipe.request.width, recipe.request.height), words=recipe.request.prompt, image=image, notes=note,
-            memory=recipe.numerics.memory,
+            memory=recipe.numerics.memory, weights=recipe.model.sha256,
         )  # fmt: skip
 
     def of_pixels(self, sha256: str | None, dropped: Mapping[str, Base]) -> Base | None:
@@ -95,8 +97,10 @@ class Bases:
         original = _read(path, name)
         if original.recipe is not None and original.recipe.outcome.pixels_sha256 == sha256:
             model, notes = self._model_like(original.recipe.model)
-            memory = original.recipe.numerics.memory
-            return Base(sha256, sha256, original.values, model.key, size, name, notes=notes, memory=memory)
+            return Base(
+                sha256, sha256, original.values, model.key, size, name, notes=notes,
+                memory=original.recipe.numerics.memory, weights=original.recipe.model.sha256,
+            )  # fmt: skip
         return self._drawn_over(sha256, original, size, name)
 
     def _drawn_over(self, sha256: str, original: Original, size: sizes.Size, name: str) -> Base:
@@ -117,15 +121,25 @@ class Bases:
     def _model_like(self, recorded: ModelIdentity) -> tuple[ModelArtifact, tuple[str, ...]]:
         """The model with the recorded weights, else of the same key, else the default one; and what to say of it."""
         here = [model for model in self._studio.models.list() if not model.missing]
-        same = next((model for model in here if model.sha256 == recorded.sha256), None)
-        if same is not None:
-            return same, ()
-        namesake = next((model for model in here if model.key == recorded.key), None)
-        if namesake is not None and namesake.sha256 is None:
-            return namesake, ()  # never hashed yet
+        here.sort(key=lambda model: model.key != recorded.key)
+        hashes = [self._known_hash(model) for model in here]
+        if recorded.sha256 in hashes:
+            return here[hashes.index(recorded.sha256)], ()
+        namesake = here[0] if here and here[0].key == recorded.key else None
+        if namesake is not None and hashes[0] is None:
+            return namesake, ()  # what it really is, the result says
         chosen = namesake or self._default()
         words = self._t("base_other_model", name=recorded.name, sha256=recorded.sha256[:8], chosen=chosen.name)
         return chosen, (words,)
+
+    def _known_hash(self, model: ModelArtifact) -> str | None:
+        """The hash of its weights where it is known already: to hash a large model takes minutes."""
+        if model.kind == "hub":
+            return None
+        try:
+            return self._studio.models.identity(model, _unless_known).sha256
+        except (Cancelled, UserError):
+            return None
 
     def _named(self, name: str) -> ModelArtifact:
         wanted = name.casefold()
@@ -174,6 +188,12 @@ def changes(before: Mapping[str, object], after: Mapping[str, object]) -> dict[s
 def _alike(one: object, other: object) -> bool:
     """Seeds are text here and a number there; nothing is written as an empty text by browsers."""
     return str("" if one is None else one).strip() == str("" if other is None else other).strip()
+
+
+def _unless_known(done: float, total: float, _note: str, /, preview: Preview | None = None) -> None:
+    """Progress of hashing; what comes from the cache makes none before its end."""
+    if done < total:
+        raise Cancelled
 
 
 def _read(path: Path, name: str) -> Original:

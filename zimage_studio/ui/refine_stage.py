@@ -100,5 +100,8 @@ def _changed(base: Base, image: StoredImage, t: Texts) -> str:
     recipe = image.recipe
     before = shown_values(base.values, base.model, base.sha256)
     after = shown_values(recipe.request.to_dict(), recipe.model.key, base.sha256)
+    found = changes(before, after)
+    if base.weights and base.weights != recipe.model.sha256:
+        found["model"] = (f"{base.model} {base.weights[:8]}", f"{recipe.model.name} {recipe.model.sha256[:8]}")
     same = recipe.outcome.pixels_sha256 == base.sha256
-    return refine_view.opened_note(changes_html(changes(before, after), t), t, same=same)
+    return refine_view.opened_note(changes_html(found, t), t, same=same)
