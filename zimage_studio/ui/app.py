@@ -12,6 +12,7 @@ from zimage_studio.ui.doors import LOCAL, PRIVATE
 from zimage_studio.ui.generate_tab import add_generate_tab, refresh_models
 from zimage_studio.ui.grid_watch import VISITOR_JS
 from zimage_studio.ui.history_tab import add_history_tab
+from zimage_studio.ui.memory_tab import MemoryTab, slim
 from zimage_studio.ui.refine_tab import RefineTab
 from zimage_studio.ui.replay_tab import ReplayTab
 from zimage_studio.ui.texts import Texts
@@ -32,6 +33,7 @@ def build_page(studio: Studio, lang: Lang, *, with_api: bool) -> gr.Blocks:
     with gr.Blocks(analytics_enabled=False, title=t("app_name"), fill_width=True, delete_cache=SWEEP_S) as page:
         with gr.Row(elem_classes="zs-header"):
             gr.HTML(present.name(t))
+            gauge = gr.HTML(slim(studio, t), elem_id="zs-slim")
             chip = gr.HTML(present.chip(studio.manager.state, "", t), elem_id="zs-chip")
             gr.HTML(present.language_link(t))
         with gr.Tabs(elem_id="zs-tabs") as tabs:
@@ -43,18 +45,20 @@ def build_page(studio: Studio, lang: Lang, *, with_api: bool) -> gr.Blocks:
                 refine = RefineTab(studio, tabs, refining, t)
             with gr.Tab(t("tab_history"), id="history") as history:
                 view = add_history_tab(studio, controls, tabs, history, t)
+            with gr.Tab(t("tab_memory"), id="memory") as memory:
+                MemoryTab(studio, tabs, memory, t)
         replay.offer(stage.replay, stage.chosen_id)
         replay.offer(view.replay, view.chosen)
         refine.offer(stage.refine, stage.chosen_id)
         refine.offer(view.refine, view.chosen)
         refine.offer(*replay.refine)
 
-        def on_tick() -> str:
+        def on_tick() -> tuple[str, str]:
             state = studio.manager.state
             names = {model.key: model.name for model in studio.models.list()}
-            return present.chip(state, names.get(state.model, state.model), t)
+            return present.chip(state, names.get(state.model, state.model), t), slim(studio, t)
 
-        gr.Timer(CHIP_S).tick(on_tick, None, chip, **PRIVATE)
+        gr.Timer(CHIP_S).tick(on_tick, None, [chip, gauge], **PRIVATE)
         page.load(lambda: refresh_models(studio), None, controls.model, **PRIVATE)
         page.load(None, None, refine.visitor, js=VISITOR_JS, **LOCAL)
         if with_api:
@@ -94,7 +98,7 @@ def theme() -> gr.themes.Base:
 
 def css() -> str:
     """The style sheet."""
-    return "".join((ASSETS / name).read_text(encoding="utf-8") for name in ("studio.css", "refine.css"))
+    return "".join((ASSETS / name).read_text(encoding="utf-8") for name in ("studio.css", "refine.css", "memory.css"))
 
 
 def head(lang: Lang = "en") -> str:

@@ -5,9 +5,11 @@ from dataclasses import dataclass
 
 from zimage_studio.messages import Lang
 from zimage_studio.ui.texts.en import EN
+from zimage_studio.ui.texts.memory_en import MEMORY_EN
+from zimage_studio.ui.texts.memory_zh import MEMORY_ZH
 from zimage_studio.ui.texts.zh import ZH
 
-CATALOGUES: dict[Lang, Mapping[str, str]] = {"en": EN, "zh": ZH}
+CATALOGUES: dict[Lang, Mapping[str, str]] = {"en": {**EN, **MEMORY_EN}, "zh": {**ZH, **MEMORY_ZH}}
 
 
 @dataclass(frozen=True, slots=True)
