@@ -178,8 +178,8 @@ model's own part is small beside the libraries here; it is the part that grows.
 {measured_table(arguments.profiles, arguments.sizes, returned=False)}
 
 The model's own part is off by more because glibc keeps freed tensors of up to 32 MiB in its heap, in pieces that the
-next ones may or may not fit into: the same picture measures differently from run to run. With {RETURNED}=65536 in the
-environment it gives them back (and takes a quarter longer or more), and what is left is the estimate itself:
+next ones may or may not fit into: the same picture measures differently from run to run. With {RETURNED}=65536
+in the environment it gives them back (and takes a quarter longer or more), and what is left is the estimate itself:
 
 {measured_table(arguments.profiles, arguments.sizes, returned=True)}
 
