@@ -23,6 +23,7 @@ from zimage_studio.core.memory.measure import measure, resident_weights
 from zimage_studio.core.precision.ladder import RUNGS, load_dtypes
 from zimage_studio.core.preview import LatentToRgb
 from zimage_studio.core.sampling import Sample, sample
+from zimage_studio.core.scratch import Scratch
 from zimage_studio.errors import OutOfMemoryError
 from zimage_studio.records.artifact import ModelArtifact
 from zimage_studio.records.memory import EXACT, PRECISIONS, Measurement, MemoryProfile, SwitchState
@@ -64,7 +65,7 @@ class TorchEngine:
     ) -> None:
         self._device = device
         self._hub_cache = hub_cache
-        self._scratch = scratch
+        self._scratch = None if scratch is None else Scratch(scratch)
         self._compacts = compacts
 
     def load(
@@ -72,8 +73,9 @@ class TorchEngine:
     ) -> LoadedModel:
         """Read `artifact` from disk onto the device, under `profile`.
 
-        `parts` lends what a transformer-only file lacks.
+        `parts` lends what a transformer-only file lacks. The model loaded before must have been let go.
         """
+        self.close()
 
         def load() -> LoadedModel:
             device = choose_device(self._device)
@@ -89,7 +91,7 @@ class TorchEngine:
             )
             pipeline.set_progress_bar_config(disable=True)
             to_rgb, scheduler = LatentToRgb.fit(pipeline.vae), dict(pipeline.scheduler.config)
-            return LoadedModel(artifact, pipeline, to_rgb, scheduler, Fitted(pipeline, profile, device, self._scratch))
+            return LoadedModel(artifact, pipeline, to_rgb, scheduler, self._fitted(pipeline, profile))
 
         return self._freeing(load, "model_too_large", value=artifact.name)
 
@@ -108,7 +110,7 @@ class TorchEngine:
 
         def fit() -> None:
             model.fitted.undo()
-            model.fitted = Fitted(model.pipeline, profile, choose_device(self._device), self._scratch)
+            model.fitted = self._fitted(model.pipeline, profile)
 
         self._freeing(fit, "model_too_large", value=model.artifact.name)
 
@@ -158,6 +160,15 @@ class TorchEngine:
             return found, made[0].pixels_HWC
 
         return self._freeing(run, "out_of_memory", width=request.width, height=request.height)
+
+    def _fitted(self, pipeline: ZImagePipeline, profile: MemoryProfile) -> Fitted:
+        scratch = None if self._scratch is None else self._scratch.path
+        return Fitted(pipeline, profile, choose_device(self._device), scratch)
+
+    def close(self) -> None:
+        """Remove the weights of a model that was let go from the disk."""
+        if self._scratch is not None:
+            self._scratch.clear()
 
     def collect(self) -> None:
         """Give freed memory back to the device."""

@@ -65,6 +65,8 @@ class Engine(Protocol):
 
     def collect(self) -> None: ...
 
+    def close(self) -> None: ...
+
     def stack(self) -> dict[str, str]: ...
 
 
@@ -243,8 +245,15 @@ class PipelineManager:
             except queue.Empty:
                 continue
             if work is None:
+                self._let_go()
                 return
             work()
+
+    def _let_go(self) -> None:
+        """The end: what lies on disk for the model in memory is removed with it."""
+        self._loaded = None
+        if self._engine is not None:
+            self._engine.close()
 
     def _watched(self, progress: Progress) -> Progress:
         """`progress`, also keeping the heartbeat."""
