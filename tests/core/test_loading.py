@@ -10,8 +10,9 @@ from diffusers import ZImagePipeline, ZImageTransformer2DModel
 from safetensors.torch import load_file, save_file
 
 from tests import tiny_random
-from zimage_studio.core.loading import choose_device, component_dtypes, load_pipeline
+from zimage_studio.core.loading import _way_to_read, choose_device, component_dtypes, load_pipeline
 from zimage_studio.core.model_files import inspect
+from zimage_studio.core.weight_headers import TensorInfo
 from zimage_studio.errors import Cancelled, ModelError
 from zimage_studio.records.artifact import ModelArtifact
 from zimage_studio.records.progress import silent
@@ -234,3 +235,30 @@ def test_auto_takes_cuda_where_there_is_one(monkeypatch):
     for there, name in ((True, "cuda"), (False, "cpu")):
         monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
         assert choose_device("auto").type == name
+
+
+@pytest.mark.parametrize(
+    ("stored", "device", "wanted", "way"),
+    [
+        ("F32", "cpu", torch.float32, "mmap"),
+        ("BF16", "cpu", torch.bfloat16, "mmap"),
+        ("F32", "cpu", torch.bfloat16, "pread"),
+        ("BF16", "cuda", torch.bfloat16, "pread"),
+        ("F64", "cpu", torch.float32, "pread"),
+    ],
+)
+def test_only_what_stays_as_it_is_stored_is_mapped(stored, device, wanted, way):
+    header = {"w": TensorInfo(stored, (2, 2), 16), "b": TensorInfo(stored, (2,), 8)}
+    assert _way_to_read(header, torch.device(device), wanted) == way
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_mapped_or_read_the_weights_are_those_of_diffusers(random_pipeline, random_folder, tmp_path, dtype):
+    path = tiny_random.write_comfy(random_pipeline.transformer, tmp_path / "z.safetensors")
+    theirs = ZImageTransformer2DModel.from_pretrained(random_folder / "transformer", torch_dtype=dtype).state_dict()
+    for ours in (
+        load(random_folder, dtypes={"transformer": dtype}),
+        load(path, random_folder, dtypes={"transformer": dtype}),
+    ):
+        tensors = ours.transformer.state_dict()
+        assert all(torch.equal(tensors[name], theirs[name]) for name in theirs)

@@ -32,6 +32,7 @@ from zimage_studio.core.model_files import Facts, canonical, canonical_shapes, c
 from zimage_studio.core.weight_headers import (
     WEIGHT_STEMS,
     Shape,
+    TensorInfo,
     component_header,
     read_header,
     read_json,
@@ -145,9 +146,7 @@ def lender_of(artifact: ModelArtifact, facts: Facts, parts: Path | None) -> Fact
     return lender
 
 
-def _stores(
-    facts: Facts, lender: Facts, compact: Path | None, types: Mapping[str, torch.dtype]
-) -> Mapping[str, Path]:
+def _stores(facts: Facts, lender: Facts, compact: Path | None, types: Mapping[str, torch.dtype]) -> Mapping[str, Path]:
     """The folder that each component's weights are read from."""
     own = {name: lender.root for name in WEIGHT_STEMS}
     if compact is None or facts.kind != "folder":
@@ -260,7 +259,7 @@ def _transformer(
         if facts.kind == "gguf":
             model = _from_gguf(type(model), facts.root, dict(model.config), dtype, meter).to(device)
         else:
-            _fill(model, _single_file_tensors(facts.root), device, dtype, meter, "transformer")
+            _fill(model, _single_file_tensors(facts.root, device, dtype), device, dtype, meter, "transformer")
     _refuse_nan(model, facts.root)
     return model.eval()
 
@@ -332,24 +331,42 @@ def _fill_from_folder(
     model: nn.Module, folder: Path, component: str, device: torch.device, dtype: torch.dtype, meter: _Meter
 ) -> None:
     for file in weight_files(folder / component, WEIGHT_STEMS[component]):
-        _fill(model, _tensors(file), device, dtype, meter, component)
+        _fill(model, _tensors(file, device, dtype), device, dtype, meter, component)
 
 
-def _tensors(file: Path) -> Iterator[tuple[str, Tensor, int]]:
-    """Name, tensor (mapped from the file, read when it is used) and bytes."""
+STORED_AS = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
+
+
+def _way_to_read(header: Mapping[str, TensorInfo], device: torch.device, dtype: torch.dtype) -> str:
+    """`mmap` for what stays in RAM as it is stored: nothing is copied. Else `pread`, tensor by tensor.
+
+    What is converted or moved is read once from end to end; through a mapping, page by page, that took two to three
+    times as long from a cold disk (docs/loading.md).
+    """
+    as_stored = all(info.dtype == STORED_AS.get(dtype) for info in header.values())
+    return "mmap" if device.type == "cpu" and as_stored else "pread"
+
+
+def _tensors(file: Path, device: torch.device, dtype: torch.dtype) -> Iterator[tuple[str, Tensor, int]]:
+    """Name, tensor and bytes, for weights that will lie on `device` in `dtype`."""
     header = read_safetensors_header(file)
-    with _naming(file), safe_open(file, framework="pt") as opened:
+    way = _way_to_read(header, device, dtype)
+    with _naming(file), safe_open(file, framework="pt", backend=way) as opened:
         for name, info in header.items():
             yield name, opened.get_tensor(name), info.bytes
 
 
-def _single_file_tensors(file: Path) -> Iterator[tuple[str, Tensor, int]]:
-    """The transformer's tensors of a single file under diffusers' names."""
+def _single_file_tensors(file: Path, device: torch.device, dtype: torch.dtype) -> Iterator[tuple[str, Tensor, int]]:
+    """The transformer's tensors of a single file under diffusers' names. What is fused is read once for all three."""
     header = read_safetensors_header(file)
-    with _naming(file), safe_open(file, framework="pt") as opened:
+    way = _way_to_read(header, device, dtype)
+    with _naming(file), safe_open(file, framework="pt", backend=way) as opened:
+        read, whole = "", torch.empty(0)
         for key, (ours, third) in canonical(header).items():
             name = key if third is None else key[:-2]
-            tensor = opened.get_tensor(name)
+            if name != read:
+                read, whole = name, opened.get_tensor(name)
+            tensor = whole
             share = header[name].bytes
             if third is not None:
                 tensor, share = tensor.chunk(3)[third], share // 3

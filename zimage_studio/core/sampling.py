@@ -109,7 +109,7 @@ def clean_estimate(before_1CHW: Tensor, after_1CHW: Tensor, sigmas: Tensor, inde
     Euler: after = before + (s1 - s0) v with v = noise - clean, and before = (1 - s0) clean + s0 noise;
     hence clean = after - s1 v.
     """
-    s0, s1 = float(sigmas[index]), float(sigmas[index + 1])
+    s0, s1 = sigmas[index : index + 2].tolist()  # one wait for the device, not two
     velocity = (after_1CHW - before_1CHW.to(after_1CHW.device)) / (s1 - s0)
     return after_1CHW - s1 * velocity
 
