@@ -12,7 +12,7 @@ import pytest
 from tests.test_architecture import imported_by
 from zimage_studio.errors import BusyError, Cancelled, InvalidInputError, OutOfMemoryError, UserError
 from zimage_studio.records.measured import MeasuredRow
-from zimage_studio.records.memory import EXACT, GIB, PHASES, PRESETS, MemoryProfile
+from zimage_studio.records.memory import EXACT, GIB, PHASES, PRESETS, MemoryProfile, placed_as
 from zimage_studio.services.measuring import MeasureJob, Measurements
 from zimage_studio.services.studio import build_studio
 
@@ -127,6 +127,26 @@ def test_strangers_name_no_files(settings, tmp_path):
         memory.read("x" * 2**19)
 
 
+def test_a_replay_keeps_the_numbers_of_its_recipe_and_the_places_of_the_profile_in_use(random_studio):
+    from zimage_studio.records.progress import silent
+    from zimage_studio.services.replay import read_original
+
+    (made,) = random_studio.generation.submit(QUICK, model="one", profile=PRESETS["chunked"]).result(WAIT_S)
+    random_studio.memory.choose(replace(PRESETS["from_disk"], vae_tile_px=64))
+    job = random_studio.replay.start(read_original(made.path), silent, session="x")
+    assert job.profile.changed == {
+        "feed_forward_chunks": 4, "evict_text_encoder": True, "group_offload": "block", "group_offload_disk": True,
+    }  # fmt: skip
+    (again,) = job.result(WAIT_S)
+    assert random_studio.replay.verdict(read_original(made.path), again).verdict == "identical"
+
+
+def test_places_that_contradict_the_numbers_are_left_out():
+    recorded = MemoryProfile(quantization="int8")
+    assert placed_as(recorded, PRESETS["from_disk"]) == recorded
+    assert placed_as(recorded, PRESETS["text_out"]).evict_text_encoder
+
+
 # --- the states
 
 
@@ -239,7 +259,7 @@ def test_measuring_stops_at_its_next_step_and_keeps_its_rows(random_studio):
     while not job.view.rows:
         assert not job.view.finished, job.view
         job.wait_change(job.view.version, 5)
-    job.stop()
+    assert (random_studio.memory.stop("another"), random_studio.memory.stop("local")) == (0, 1)
     with pytest.raises(Cancelled):
         job.result(WAIT_S)
     assert len(job.view.rows) == len(random_studio.memory.rows()) == 1

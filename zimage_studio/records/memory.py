@@ -140,6 +140,23 @@ def parse_profile(values: Mapping[str, object], base: MemoryProfile | None = Non
     return replace(start, **given)  # type: ignore[arg-type]
 
 
+PLACES_WEIGHTS = (
+    "evict_text_encoder", "embedding_cache", "model_offload", "group_offload", "group_offload_blocks",
+    "group_offload_stream", "group_offload_disk",
+)  # fmt: skip
+
+
+def placed_as(profile: MemoryProfile, other: MemoryProfile) -> MemoryProfile:
+    """`profile` with its weights lying where `other` has them, which changes no number.
+
+    `profile` itself where its other switches contradict that.
+    """
+    try:
+        return replace(profile, **{name: getattr(other, name) for name in PLACES_WEIGHTS})
+    except InvalidInputError:
+        return profile
+
+
 def _short(error: ValidationError) -> str:
     complaints = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_url=False)]
     return "; ".join(complaints[:MAX_COMPLAINTS])

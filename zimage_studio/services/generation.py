@@ -153,6 +153,11 @@ class GenerationService:
         self._job_seconds = FIRST_GUESS_S
         self._closed = False
 
+    @property
+    def usual_profile(self) -> MemoryProfile:
+        """The profile of a job that names none."""
+        return self._usual_profile()
+
     def submit(
         self,
         values: Mapping[str, object],

@@ -322,6 +322,14 @@ class MemoryService:
         start_measuring(job, self._manager, self._rows)
         return job
 
+    def stop(self, session: str) -> int:
+        """Stop the measuring of `session`, if it runs; returns how many were asked to."""
+        job = self._job
+        if job is None or job.view.finished or job.session != session:
+            return 0
+        job.stop()
+        return 1
+
     @property
     def measuring(self) -> MeasureJob | None:
         """The measuring that runs, or the last one since the start."""

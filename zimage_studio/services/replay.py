@@ -17,7 +17,7 @@ from zimage_studio.core.metadata.png import OWN_KEY, read_own_recipe, read_texts
 from zimage_studio.errors import ModelError, UserError
 from zimage_studio.records.artifact import ModelArtifact
 from zimage_studio.records.checks import whole
-from zimage_studio.records.memory import parse_profile
+from zimage_studio.records.memory import parse_profile, placed_as
 from zimage_studio.records.progress import Progress
 from zimage_studio.records.recipe import Recipe
 from zimage_studio.records.verdict import Difference, Verdict
@@ -136,8 +136,9 @@ class ReplayService:
             return self._generation.submit(values, model=model, session=session)
         memory = recipe.numerics.memory
         parent = recipe.outcome.pixels_sha256
+        profile = placed_as(parse_profile(memory), self._generation.usual_profile)
         return self._generation.submit(
-            values, model=model, session=session, parent=parent, profile=parse_profile(memory), rung=_rung(memory)
+            values, model=model, session=session, parent=parent, profile=profile, rung=_rung(memory)
         )
 
     def verdict(self, original: Original, made: StoredImage) -> Verdict:

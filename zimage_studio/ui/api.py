@@ -106,7 +106,8 @@ def _generation(studio: Studio) -> list[Any]:
 
     def stop(request: gr.Request) -> int:
         """Stop everything this client has waiting or running, within one step. Returns how many jobs that was."""
-        return studio.generation.stop(session_of(request))
+        who = session_of(request)
+        return studio.generation.stop(who) + studio.memory.stop(who)
 
     return [generate_image, generate, stop]
 
