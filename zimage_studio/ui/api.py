@@ -116,7 +116,7 @@ def _replay(studio: Studio) -> list[Any]:
     def inspect(request: gr.Request, file: FileData | None = None, text: str = "") -> dict[str, Any]:
         """Say what a PNG, JPEG or WebP, or a pasted text, says about its making. No pixel is decoded.
 
-        `file` is uploaded (in Python: `handleshown_file(path)`). `text` is a recipe, an infotext or the JSON of another
+        `file` is uploaded (in Python: `handle_file(path)`). `text` is a recipe, an infotext or the JSON of another
         program; with both, it is read when the file says nothing. Returns {"dialect", "recipe", "converted",
         "unknown"} and "seed" (text).
         """
