@@ -3,6 +3,7 @@
 import dataclasses
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import gradio as gr
 import pytest
@@ -24,8 +25,10 @@ from zimage_studio.records.memory import (
 )
 from zimage_studio.records.telemetry import GpuReading, Reading, TorchUsage
 from zimage_studio.services.measuring import MeasureView
-from zimage_studio.services.memory import States
-from zimage_studio.ui import memory_form, memory_gauge, memory_table, memory_view
+from zimage_studio.services.memory import MemoryService, States
+from zimage_studio.services.studio import build_studio
+from zimage_studio.settings import Settings
+from zimage_studio.ui import memory_form, memory_gauge, memory_profile, memory_table, memory_view
 from zimage_studio.ui.texts import Texts
 
 EN, ZH = Texts("en"), Texts("zh")
@@ -193,6 +196,48 @@ def test_a_preset_says_what_it_gives_up_and_another_profile_what_it_switches():
 
 def test_a_saved_profile_that_took_the_name_of_a_preset_is_not_described_as_it():
     assert say("preset.int8", "en") not in memory_view.description(EXACT, replace(EXACT, name="int8"), EN)
+
+
+# --- profiles by name
+
+
+@pytest.fixture
+def memory(settings: Settings) -> MemoryService:
+    return build_studio(settings).memory
+
+
+def test_the_profile_in_use_is_marked_and_listed_also_without_a_name(memory: MemoryService):
+    choices = dict(memory_profile.profile_choices(memory, EN))
+    assert choices["exact · in use"] == "exact"
+    memory.save(replace(EXACT, embedding_cache=7), "mine")
+    memory.choose(memory.find("mine"))
+    choices = dict(memory_profile.profile_choices(memory, EN))
+    assert choices["mine · yours · in use"] == "mine"
+    assert choices["exact"] == "exact"
+    memory.choose(MemoryProfile(embedding_cache=8))
+    choices = dict(memory_profile.profile_choices(memory, EN))
+    assert choices["an unnamed profile · in use"] == memory_profile.IN_USE
+    assert choices["mine · yours"] == "mine"
+
+
+def test_what_is_no_profile_is_refused(memory: MemoryService, tmp_path: Path):
+    file = tmp_path / "x.json"
+    for content in (b"\xff\xfe", b"{", b"[]", b'{"schema": 2}', b" " * (memory_profile.MAX_FILE_BYTES + 1)):
+        file.write_bytes(content)
+        with pytest.raises(InvalidInputError):
+            memory.read(memory_profile.text_of(file))
+    file.write_text(INT8.to_json(), "utf-8")
+    assert memory.read(memory_profile.text_of(file)) == INT8
+
+
+def test_the_file_of_a_profile_has_a_name_that_every_system_takes():
+    assert memory_profile.file_name(MemoryProfile(name="../我的 card:1")) == "___我的_card_1"
+    assert memory_profile.file_name(MemoryProfile()) == "memory_profile"
+
+
+def test_a_size_that_is_none_does_not_keep_the_switches_from_speaking(memory: MemoryService):
+    for side in (None, "", 12.5, -1, "x"):
+        assert memory_profile.states_for(memory, side, 128).states == ()
 
 
 # --- plan and measurements

@@ -17,7 +17,8 @@ from zimage_studio.ui.doors import LOCAL, PRIVATE, Update, errors_as_toasts, upl
 from zimage_studio.ui.memory_widgets import Chooser, Planner, add_chooser
 from zimage_studio.ui.texts import Texts
 
-APPLY_S = 600.0
+APPLY_S = 30.0
+"""How long a page waits to show what became of a choice; after that the tab's timer does."""
 MAX_FILE_BYTES = 4 * MAX_FILE_CHARS
 IN_USE = ""
 """The choice that means the profile in use, where that is none of those with a name."""
@@ -139,8 +140,9 @@ class ProfileCard:
                 profile = self._memory.choose(self._memory.find(name))
             yield from self._put_on(profile, width, height)
 
-        card.use.click(on_use, self.inputs, card.outputs, **PRIVATE)
-        planner.use.click(on_plan, [planner.width, planner.height, planner.choice], card.outputs, **PRIVATE)
+        card.use.click(on_use, self.inputs, card.outputs, trigger_mode="multiple", **PRIVATE)
+        taken = [planner.width, planner.height, planner.choice]
+        planner.use.click(on_plan, taken, card.outputs, trigger_mode="multiple", **PRIVATE)
 
     def _put_on(self, profile: MemoryProfile, width: object, height: object) -> Iterator[Update]:
         """Say that it is chosen; once the jobs that wait are done, show what the live pipeline makes of it."""

@@ -56,7 +56,8 @@ def summary(found: States, t: Texts) -> str:
         words.append(say(found.note, t.lang))
     if found.states and found.pending:
         words.append(say("memory.states.pending", t.lang))
-    return f'<p class="zs-live">{escape(" ".join(words))}</p>'
+    between = "" if t.lang == "zh" else " "
+    return f'<p class="zs-live">{escape(between.join(words))}</p>'
 
 
 def switch_name(name: str, t: Texts) -> str:
