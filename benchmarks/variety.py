@@ -87,7 +87,7 @@ def table(measured: Sequence[Level]) -> str:
     """Markdown."""
     first = measured[0]
     lines = [
-        "| variety | distance between seeds | change | terse captions | change | object, colours | position | pattern |",
+        "| variety | distance between seeds | change | terse captions | change | object, colour | position | pattern |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for level in measured:
