@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from zimage_studio.web.serve import Composition
 
 EXIT_REFUSED = 2
+HEAD_START_S = 1.0
 
 
 def compose(settings: Settings) -> "Composition":
@@ -26,7 +27,7 @@ def compose(settings: Settings) -> "Composition":
     from zimage_studio.ui.app import build_page, css, head, theme
     from zimage_studio.web.serve import Composition, Look
 
-    studio = build_studio(settings)
+    studio = dataclasses.replace(build_studio(settings), head_start_s=HEAD_START_S)
     return Composition(
         studio=studio,
         pages={"zh": build_page(studio, "zh", with_api=False), "en": build_page(studio, "en", with_api=True)},

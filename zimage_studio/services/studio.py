@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
@@ -38,6 +39,9 @@ class Studio:
     grids: GridService
     memory: MemoryService
 
+    head_start_s: float = 0.0
+    """How long the warm-up lets the first page go ahead: torch's import would compete with it."""
+
     def start(self) -> None:
         """Start the owner thread and the readouts, and load the default model behind the page."""
         self.memory.start()
@@ -45,6 +49,7 @@ class Studio:
         self.manager.submit(self._warm_up).add_done_callback(_log_bug)
 
     def _warm_up(self) -> None:
+        time.sleep(self.head_start_s)
         try:
             self.memory.warm_up(self.settings.model)
         except UserError:
