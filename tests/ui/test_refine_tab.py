@@ -461,12 +461,11 @@ def test_a_grid_that_is_left_runs_on_and_is_found_again(studio: Studio, page: Re
 def test_stop_reaches_the_grid_of_its_owner_only(studio: Studio, page: RefineTab):
     plan = xy_plan(studio, Begin({**SMALL, "steps": 60}, "tiny"), parse_axis("seed", "1,2,3,4"), None)
     grid = studio.grids.start(plan, session="me")
-    with pytest.raises(UserError, match="There is no grid"):
-        page._runs.stop(grid.id, "page", "somebody")
+    page._runs.stop("page", "somebody")
     assert not grid.stopping
     done = threading.Event()
     threading.Thread(target=lambda: (list(grid_watch.grid_moments(grid, lambda: True)), done.set())).start()
-    page._runs.stop(grid.id, "page", "me")
+    page._runs.stop("page", "me")
     assert done.wait(30)
     assert grid.view.state == "stopped"
 

@@ -47,17 +47,24 @@ class AxesForm:
     ) -> None:  # fmt: skip
         """A chosen field brings values around those of the `request` (`held` names them); what is written, a note."""
 
-        def on_field(field: object, *widgets: object) -> Any:
+        def on_field(field: object, last: object, *widgets: object) -> Any:
+            if field == last:  # Gradio tells of one choice twice, and what was typed meanwhile would be lost
+                return gr.skip(), field
             texts = suggested(str(field), held(widgets), models())
-            return gr.update(value=written(texts), interactive=field != NO_AXIS)
+            return gr.update(value=written(texts), interactive=field != NO_AXIS), field
 
         def on_values(*values: object) -> str:
             return note(values, models(), t)
 
-        for field, values in ((self.x_field, self.x_values), (self.y_field, self.y_values)):
-            chosen = field.input(on_field, [field, *request], values, **PRIVATE)
-            chosen.then(on_values, self.widgets, self.note, **PRIVATE)
-            values.input(on_values, self.widgets, self.note, trigger_mode="always_last", **PRIVATE)
+        for field, values, first in (
+            (self.x_field, self.x_values, FIRST_X), (self.y_field, self.y_values, FIRST_Y),
+        ):  # fmt: skip
+            last = gr.State(first)
+            field.input(on_field, [field, last, *request], [values, last], **PRIVATE)
+            # "change", as Gradio's "input" is silent on what comes by the clipboard
+            gr.on(
+                [field.input, values.change], on_values, self.widgets, self.note, trigger_mode="always_last", **PRIVATE
+            )
 
 
 def add_axes_form(t: Texts) -> AxesForm:

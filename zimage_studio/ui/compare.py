@@ -49,14 +49,18 @@ def add_compare(elem_id: str, sides: tuple[str, str, str], label: str, *, scale:
     return Compare(column, slider)
 
 
-def fitted_to(before: Path, after: Path) -> Any:
-    """`before` as it can be laid over `after`: scaled to its size; None when their shapes differ."""
+def fitted_to(before: Path, after: Path, *, drawn_over: bool = False) -> Any:
+    """`before` as it can be laid over `after`: scaled to its size; None when their shapes differ.
+
+    What was `drawn_over` is fitted as it was for that: scaled to cover the size, cut around the centre.
+    """
     with Image.open(after, formats=FORMATS) as image:
         size = image.size
     with Image.open(before, formats=FORMATS) as image:
         if image.size == size:
             return shown(before)
-        if abs(image.width * size[1] / (image.height * size[0]) - 1) > SAME_SHAPE:
+        apart = abs(image.width * size[1] / (image.height * size[0]) - 1)
+        if apart > SAME_SHAPE and not drawn_over:
             return None
         return ImageOps.fit(image.convert("RGB"), size, Image.Resampling.LANCZOS)
 

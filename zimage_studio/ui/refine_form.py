@@ -42,6 +42,11 @@ class RefineForm:
         """What `show` changes."""
         return [*self.widgets, self.start_row, self.strength_note, self.chain, self.marks, self.undo]
 
+    @property
+    def edits(self) -> list[Any]:
+        """The events of a person who edits; "change" of texts, as Gradio's "input" is silent on the clipboard."""
+        return [one.change if isinstance(one, gr.Textbox) else one.input for one in self.widgets]
+
     def held(self, widgets: Sequence[object]) -> dict[str, object]:
         """What the widgets hold, by name."""
         names = [*self.request.fields, *self.own, "model"]

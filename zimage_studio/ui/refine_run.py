@@ -89,26 +89,28 @@ class RefineRuns:
             grid = self._running(error, who)
         yield from self.follow(grid, page, who)
 
-    def follow(self, grid: Grid, page: str, who: str) -> Iterator[Update]:
-        """Show the grid until its end."""
+    def follow(self, grid: Grid, page: str, who: str, arrived: Update | None = None) -> Iterator[Update]:
+        """Show the grid until its end; first of all `arrived`, in one with it."""
         first: Update = {
+            **(arrived or {}),
             self._held.grid: grid.id,
             self._held.result: "",
             self._asked.stop: gr.update(interactive=not grid.view.finished),
             self._asked.earlier: self.earlier(who, grid.id),
         }
-        ran = not grid.view.finished
-        for update in self._stage.grid(grid, self.turn(page)):
+        for update, finished in self._stage.grid(grid, self.turn(page)):
+            if finished:
+                update |= {
+                    self._asked.stop: gr.update(interactive=False),
+                    self._asked.earlier: self.earlier(who, grid.id),
+                }
             yield {**first, **update}
             first = {}
-        if ran and grid.view.finished:
-            yield {self._asked.stop: gr.update(interactive=False), self._asked.earlier: self.earlier(who, grid.id)}
 
-    def stop(self, grid_id: str, page: str, who: str) -> None:
-        """Stop the image and the grid that the page shows. Raises UserError."""
+    def stop(self, page: str, who: str) -> None:
+        """Stop everything of this page, and the grid of its browser."""
         self._studio.generation.stop(page)
-        if grid_id:
-            grid = visible_grid(self._studio, grid_id, who)
+        for grid in visible_grids(self._studio, who):
             if grid.session == who:
                 grid.stop()
 

@@ -45,7 +45,10 @@ class RefineStage:
         """One image, over its base where their shapes allow it, and what was changed."""
         out, t = self._out, self._t
         path = shown(image.path)
-        before = None if base is None else fitted_to(self._bases.path(base), image.path)
+        before = None
+        if base is not None:
+            drawn_over = image.recipe.request.source == base.sha256
+            before = fitted_to(self._bases.path(base), image.path, drawn_over=drawn_over)
         update: Update = {
             **out.closed(),
             out.actions: gr.update(visible=True),
@@ -60,11 +63,15 @@ class RefineStage:
             return {**update, **out.compare.show(before, path)}
         return {**update, out.picture: gr.update(value=path, alt_text=present.alt_text(image), visible=True)}
 
-    def grid(self, grid: Grid, current: Callable[[], bool]) -> Iterator[Update]:
-        """The grid, moment by moment until its end."""
+    def grid(self, grid: Grid, current: Callable[[], bool]) -> Iterator[tuple[Update, bool]]:
+        """The grid, moment by moment until its end; each with whether this is it.
+
+        Of moments in quick succession a browser may take in the first and the last only, so each shows all cells.
+        """
         out, t = self._out, self._t
         cells: dict[Place, CellShown] = {}
         update: Update = out.cleared()
+        table: Update = {}
         for moment in grid_moments(grid, current):
             view = moment.view
             line = grid_view.progress(view, moment.job, moment.seconds_left, t)
@@ -72,11 +79,11 @@ class RefineStage:
             if moment.fresh:
                 self._add_cells(cells, view.images)
                 forming = grid_view.forming_place(grid, view)
-                update[out.table] = gr.update(value=grid_view.table(grid, cells, forming, t), visible=True)
+                table = {out.table: gr.update(value=grid_view.table(grid, cells, forming, t), visible=True)}
             if view.finished:
                 update[out.grid_actions] = gr.update(visible=True)
                 update[out.resume] = gr.update(visible=view.state != "done")
-            yield update
+            yield {**update, **table}, view.finished
             update = {}
 
     def _add_cells(self, cells: dict[Place, CellShown], images: Mapping[Place, StoredImage]) -> None:

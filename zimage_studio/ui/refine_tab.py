@@ -123,14 +123,7 @@ class RefineTab:
                 base = self._base(trail, dropped)
             return {} if base is None else self._form_of(base)
 
-        gr.on(
-            [w.input for w in form.widgets],
-            on_edit,
-            inputs,
-            [form.marks, form.undo],
-            trigger_mode="always_last",
-            **PRIVATE,
-        )
+        gr.on(form.edits, on_edit, inputs, [form.marks, form.undo], trigger_mode="always_last", **PRIVATE)
         form.own["start"].input(on_start, form.own["start"], [form.own["strength"], form.strength_note], **PRIVATE)
         form.undo.click(on_undo, [self._held.trail, self._held.dropped], form.outputs, **PRIVATE)
         outputs = [*form.outputs, asked.quick_note]
@@ -161,10 +154,9 @@ class RefineTab:
                 base = self._base(trail, dropped)
                 return strip if base is None else {**strip, **self._card(base, trail, dropped)}
 
-        def on_stop(request: gr.Request, grid: str, visitor: object) -> None:
+        def on_stop(request: gr.Request, visitor: object) -> None:
             page = session_of(request)
-            with errors_as_toasts(self._t):
-                runs.stop(str(grid), page, owner(visitor, page))
+            runs.stop(page, owner(visitor, page))
 
         def on_resume(request: gr.Request, grid: str, visitor: object) -> Iterator[Update]:
             page = session_of(request)
@@ -175,7 +167,7 @@ class RefineTab:
         made = asked.make.click(on_make, inputs, runs.outputs, trigger_mode="once", **PRIVATE)
         made.then(on_made, [held.trail, held.dropped], [self._out.card, *asked.picker.outputs], **PRIVATE)
         asked.make.click(**scroll)
-        asked.stop.click(on_stop, [held.grid, held.visitor], None, **PRIVATE)
+        asked.stop.click(on_stop, held.visitor, None, **PRIVATE)
         self._out.resume.click(on_resume, [held.grid, held.visitor], runs.outputs, trigger_mode="once", **PRIVATE)
         asked.earlier.input(self._open_grid, [asked.earlier, held.dropped, held.visitor], self._base_outputs, **PRIVATE)
 
@@ -241,10 +233,11 @@ class RefineTab:
         base = self._bases.find(ref, known)
         steps = onward(read_trail(trail), base.ref, str(grid or ""))
         self._runs.turn(page)
-        yield self._arrived(base, steps, known)
-        who = owner(visitor, page)
+        arrived, who = self._arrived(base, steps, known), owner(visitor, page)
         if steps[-1].grid and (found := self._seen(steps[-1].grid, who)) is not None:
-            yield from self._runs.follow(found, page, who)
+            yield from self._runs.follow(found, page, who, arrived)
+        else:
+            yield arrived
 
     def _seen(self, grid_id: str, who: str) -> Any:
         """A grid that was shown earlier; None when it is gone."""
@@ -260,11 +253,11 @@ class RefineTab:
             grid = visible_grid(self._studio, str(grid_id), who)
             base = self._bases.of_pixels(grid.plan.parent, known)
             if base is not None:
-                yield self._arrived(base, [Step(base.ref)], known)
+                arrived = self._arrived(base, [Step(base.ref)], known)
             else:
                 hidden = {**self._asked.ready(there_is_a_base=False), self._out.card: gr.update(visible=False)}
-                yield {**hidden, self._held.trail: ""}
-            yield from self._runs.follow(grid, page, who)
+                arrived = {**hidden, self._held.trail: ""}
+            yield from self._runs.follow(grid, page, who, arrived)
 
     def _arrived(self, base: Base, steps: Sequence[Step], dropped: Mapping[str, Base]) -> Update:
         """The base is shown, and the form holds what it was made with."""
