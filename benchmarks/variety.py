@@ -18,9 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from scripts.train_tiny.captions import caption
-from scripts.train_tiny.evaluate import Question, load_pipeline, shares, single_questions, truth
+from scripts.train_tiny.evaluate import load_pipeline, shares
 from zimage_studio.core import sampling
+from zimage_studio.core.drawn.captions import caption
+from zimage_studio.core.drawn.questions import Question, single_questions, truth
 from zimage_studio.core.evaluation.judge import Judge
 from zimage_studio.core.preview import LatentToRgb
 from zimage_studio.records.progress import silent

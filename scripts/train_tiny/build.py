@@ -9,7 +9,7 @@ from torch import nn
 from transformers import Qwen2Tokenizer, Qwen3Config, Qwen3Model
 from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 
-from scripts.train_tiny.captions import words
+from zimage_studio.core.drawn.captions import words
 
 LATENT_CHANNELS = 8
 CAPTION_DIM = 128

@@ -13,8 +13,17 @@ from torch import Tensor
 
 from scripts.train_tiny import checkpoint
 from scripts.train_tiny.build import build_tokenizer, build_vae, templated
-from scripts.train_tiny.captions import caption
-from scripts.train_tiny.drawings import BACKGROUNDS, COLOURS, OBJECTS, PATTERNS, POSITIONS, Scene, render, sample_scene
+from zimage_studio.core.drawn.captions import caption
+from zimage_studio.core.drawn.drawings import (
+    BACKGROUNDS,
+    COLOURS,
+    OBJECTS,
+    PATTERNS,
+    POSITIONS,
+    Scene,
+    render,
+    sample_scene,
+)
 
 SHORT_TOKENS, LONG_TOKENS = 32, 64
 CAPTIONS_EACH = 6

@@ -7,7 +7,6 @@ between English and Chinese.
 
 import argparse
 import json
-import random
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -17,24 +16,13 @@ import torch
 from diffusers import ZImagePipeline
 from PIL import Image
 
-from scripts.train_tiny.captions import caption
-from scripts.train_tiny.drawings import Scene, render, sample_scene
-from scripts.train_tiny.train_judge import truth
+from zimage_studio.core.drawn.drawings import render
+from zimage_studio.core.drawn.questions import Question, pair_questions, single_questions, truth
 from zimage_studio.core.evaluation.clip_score import ClipScorer
 from zimage_studio.core.evaluation.judge import QUESTIONS, Judge, Verdict
 
 MAX_TOKENS = 64
-SINGLES_SEED, PAIRS_SEED = 2_000_000, 3_000_000
 ESSENTIALS = ("object", "object_colour", "background_colour")
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """A scene that was never trained on and a caption of it."""
-
-    scene: Scene
-    caption: str
-    chinese: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,24 +34,6 @@ class Setting:
     guidance: float = 2.0
     width: int = 128
     height: int = 128
-
-
-def single_questions(count: int) -> list[Question]:
-    """Held-out scenes of one object."""
-    return _questions(random.Random(SINGLES_SEED), count, two_share=0.0)
-
-
-def pair_questions(count: int) -> list[Question]:
-    """Held-out scenes of two objects."""
-    return _questions(random.Random(PAIRS_SEED), count, two_share=1.0)
-
-
-def _questions(rng: random.Random, count: int, *, two_share: float) -> list[Question]:
-    questions = []
-    for index in range(count):
-        scene, chinese = sample_scene(rng, two_share=two_share, held_out=True), index % 2 == 1
-        questions.append(Question(scene, caption(scene, rng, chinese=chinese, complete=True), chinese))
-    return questions
 
 
 def generate(

@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from scripts.train_tiny.captions import EN_POSITIONS, ZH_COLOURS, ZH_OBJECTS, ZH_POSITIONS
-from scripts.train_tiny.drawings import BACKGROUNDS, COLOURS, OBJECTS, render
-from scripts.train_tiny.evaluate import load_pipeline, sheet, single_questions
+from scripts.train_tiny.evaluate import load_pipeline, sheet
+from zimage_studio.core.drawn.captions import EN_POSITIONS, ZH_COLOURS, ZH_OBJECTS, ZH_POSITIONS
+from zimage_studio.core.drawn.drawings import BACKGROUNDS, COLOURS, OBJECTS, render
+from zimage_studio.core.drawn.questions import single_questions
 from zimage_studio.core.evaluation.judge import as_tensor
 
 PLOT_PX = (720, 300)

@@ -21,8 +21,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from scripts.train_tiny.build import build_tokenizer
-from scripts.train_tiny.captions import caption
-from scripts.train_tiny.drawings import (
+from zimage_studio.core.drawn.captions import caption
+from zimage_studio.core.drawn.drawings import (
     BACKGROUNDS,
     COLOURS,
     OBJECTS,

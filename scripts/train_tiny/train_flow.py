@@ -24,9 +24,9 @@ from torch import Tensor, nn
 from scripts.train_tiny import checkpoint
 from scripts.train_tiny.build import CAPTION_DIM, build_text_encoder, build_tokenizer, build_transformer
 from scripts.train_tiny.cache_latents import LONG_TOKENS, SHORT_TOKENS, Cache
-from scripts.train_tiny.drawings import BACKGROUNDS, COLOURS, OBJECTS, PATTERNS, POSITIONS
-from scripts.train_tiny.flow_model import Layout, forward
-from scripts.train_tiny.optimiser import Muon
+from zimage_studio.core.batched_forward import Layout, forward
+from zimage_studio.core.drawn.drawings import BACKGROUNDS, COLOURS, OBJECTS, PATTERNS, POSITIONS
+from zimage_studio.core.recovery.muon import Muon
 
 FACT_SIZES = (len(OBJECTS), len(COLOURS), len(BACKGROUNDS), len(PATTERNS), len(POSITIONS))
 WARM_UP_STEPS = 60

@@ -20,8 +20,18 @@ from torch import Tensor
 
 from scripts.train_tiny import checkpoint
 from scripts.train_tiny.build import build_vae
-from scripts.train_tiny.drawings import BACKGROUNDS, COLOURS, OBJECTS, PATTERNS, POSITIONS, Scene, render, sample_scene
-from zimage_studio.core.evaluation.judge import QUESTIONS, Judge, JudgeNetwork, Verdict
+from zimage_studio.core.drawn.drawings import (
+    BACKGROUNDS,
+    COLOURS,
+    OBJECTS,
+    PATTERNS,
+    POSITIONS,
+    Scene,
+    render,
+    sample_scene,
+)
+from zimage_studio.core.drawn.questions import truth
+from zimage_studio.core.evaluation.judge import QUESTIONS, Judge, JudgeNetwork
 
 ANSWERS: dict[str, tuple[str, ...]] = dict(
     zip(QUESTIONS, (OBJECTS, tuple(COLOURS), tuple(BACKGROUNDS), PATTERNS, tuple(POSITIONS)), strict=True)
@@ -29,12 +39,6 @@ ANSWERS: dict[str, tuple[str, ...]] = dict(
 CHANNELS = (16, 32, 48, 64, 96)
 LEARNING_RATE = 3e-3
 HELD_OUT = 1000
-
-
-def truth(scene: Scene) -> Verdict:
-    """The verdict that a perfect judge gives on a scene of one object."""
-    (thing,) = scene.things
-    return Verdict(thing.name, thing.colour, scene.background, scene.pattern, thing.position)
 
 
 def labels(scene: Scene) -> list[int]:

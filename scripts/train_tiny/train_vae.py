@@ -14,8 +14,8 @@ from torch import Tensor
 
 from scripts.train_tiny import checkpoint
 from scripts.train_tiny.build import build_vae
-from scripts.train_tiny.drawings import render, sample_scene
-from scripts.train_tiny.optimiser import Muon
+from zimage_studio.core.drawn.drawings import render, sample_scene
+from zimage_studio.core.recovery.muon import Muon
 
 CROP_PX = 64
 LATENT_NOISE = 0.06  # a fixed noise instead of a sampled KL: keeps the latents smooth and never collapses

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from scripts.train_tiny.drawings import render, sample_scene
 from scripts.train_tiny.train_clip import ONE_WORD_WRONG, figures
+from zimage_studio.core.drawn.drawings import render, sample_scene
 from zimage_studio.core.evaluation.clip_score import ClipScorer, tokenize
 
 FOLDER = Path(__file__).parents[2] / "zimage_studio" / "tiny" / "clip"

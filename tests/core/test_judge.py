@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from scripts.train_tiny.drawings import render, sample_scene
-from scripts.train_tiny.train_judge import truth
+from zimage_studio.core.drawn.drawings import render, sample_scene
+from zimage_studio.core.drawn.questions import truth
 from zimage_studio.core.evaluation.judge import Judge
 
 FOLDER = Path(__file__).parents[2] / "zimage_studio" / "tiny" / "judge"

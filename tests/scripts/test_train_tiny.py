@@ -9,13 +9,24 @@ import torch
 from torch import nn
 
 from scripts.train_tiny import __main__ as driver
-from scripts.train_tiny import captions, checkpoint
+from scripts.train_tiny import checkpoint
 from scripts.train_tiny.build import build_text_encoder, build_tokenizer, build_transformer, build_vae, templated
 from scripts.train_tiny.cache_latents import LONG_TOKENS, fold_whitening
-from scripts.train_tiny.drawings import BACKGROUNDS, COLOURS, OBJECTS, Scene, Thing, is_held_out, render, sample_scene
-from scripts.train_tiny.evaluate import Setting, generate, load_pipeline, pair_questions, single_questions
+from scripts.train_tiny.evaluate import Setting, generate, load_pipeline
 from scripts.train_tiny.export import check_sizes
-from scripts.train_tiny.flow_model import Layout, forward
+from zimage_studio.core.batched_forward import Layout, forward
+from zimage_studio.core.drawn import captions
+from zimage_studio.core.drawn.drawings import (
+    BACKGROUNDS,
+    COLOURS,
+    OBJECTS,
+    Scene,
+    Thing,
+    is_held_out,
+    render,
+    sample_scene,
+)
+from zimage_studio.core.drawn.questions import pair_questions, single_questions
 
 TINY = Path(__file__).parents[2] / "zimage_studio" / "tiny"
 

@@ -1,6 +1,6 @@
 """A small classifier that says what one of the embedded model's pictures shows.
 
-It knows the drawn world of `scripts/train_tiny/drawings.py` and nothing else: one object on one background. On a
+It knows the drawn world of `zimage_studio/core/drawn/drawings.py` and nothing else: one object on one background. On a
 photograph, a picture with two objects or one of another model its answer means nothing, and it has no way to say so.
 """
 

@@ -2,7 +2,7 @@
 
 import random
 
-from scripts.train_tiny.drawings import BACKGROUNDS, COLOURS, OBJECTS, Scene, Thing
+from zimage_studio.core.drawn.drawings import BACKGROUNDS, COLOURS, OBJECTS, Scene, Thing
 
 ZH_COLOURS = {
     "red": "红色", "orange": "橙色", "yellow": "黄色", "green": "绿色", "blue": "蓝色", "purple": "紫色",

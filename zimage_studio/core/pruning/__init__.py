@@ -1,0 +1,1 @@
+"""What to cut, what that would do, and the cut itself."""

@@ -1,0 +1,1 @@
+"""Training a smaller model until it draws like its parent again."""
