@@ -174,7 +174,6 @@ def update(steppers: dict[str, torch.optim.Optimizer], factor: float, world: int
 def train(out: Path, *, budget: Budget, batch: int, device: str, compiled: bool) -> None:
     """Train to the end of `budget`, from nothing or from the last checkpoint in `out`."""
     torch.manual_seed(0)
-    torch.set_flush_denormal(True)  # gradients start at zero; denormal numbers are many times slower on a CPU
     parts = Parts.build(device, compiled=compiled)
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     generator = torch.Generator().manual_seed(100)
@@ -234,6 +233,8 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    # gradients start at zero; denormal numbers are many times slower on a CPU. Here, for it holds for a whole process
+    torch.set_flush_denormal(True)
     if "RANK" in os.environ:
         dist.init_process_group("gloo" if options.device == "cpu" else "nccl")
     train(
