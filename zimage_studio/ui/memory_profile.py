@@ -64,6 +64,7 @@ class ProfileCard:
             pick = IN_USE if profile == self._memory.profile else EXACT.name
         return {
             card.pick: gr.update(choices=profile_choices(self._memory, t), value=pick),
+            card.shown: pick,
             card.name: "" if profile.name in PRESETS else profile.name,
             card.delete: gr.update(interactive=profile.name in self._memory.saved()),
             **card.form.show(profile),
@@ -103,9 +104,15 @@ class ProfileCard:
         known = self._memory.profiles()
         return known[pick] if isinstance(pick, str) and pick in known else self._memory.profile
 
-    def _asked(self, pick: object, widgets: tuple[Any, ...]) -> MemoryProfile:
-        """What the form asks for, under its name if it is just as picked. Raises InvalidInputError."""
-        profile, base = self._card.form.profile(widgets), self._base(pick)
+    def _asked(self, pick: object, shown: object, widgets: tuple[Any, ...]) -> MemoryProfile:
+        """What the form asks for, under its name if it is just as picked. Raises InvalidInputError.
+
+        Where the form still shows another pick (`shown`), the click came before it could follow: the pick counts.
+        """
+        base = self._base(pick)
+        if pick != shown:
+            return base
+        profile = self._card.form.profile(widgets)
         return base if profile.same_switches(base) else profile
 
     def _states(self, width: object, height: object) -> States:
@@ -130,9 +137,9 @@ class ProfileCard:
     def _wire_use(self) -> None:
         card, planner = self._card, self._planner
 
-        def on_use(width: object, height: object, pick: object, *widgets: Any) -> Iterator[Update]:
+        def on_use(shown: object, width: object, height: object, pick: object, *widgets: Any) -> Iterator[Update]:
             with errors_as_toasts(self._t):
-                profile = self._memory.choose(self._asked(pick, widgets))
+                profile = self._memory.choose(self._asked(pick, shown, widgets))
             yield from self._put_on(profile, width, height)
 
         def on_plan(width: object, height: object, name: str) -> Iterator[Update]:
@@ -140,7 +147,7 @@ class ProfileCard:
                 profile = self._memory.choose(self._memory.find(name))
             yield from self._put_on(profile, width, height)
 
-        card.use.click(on_use, self.inputs, card.outputs, trigger_mode="multiple", **PRIVATE)
+        card.use.click(on_use, [card.shown, *self.inputs], card.outputs, trigger_mode="multiple", **PRIVATE)
         taken = [planner.width, planner.height, planner.choice]
         planner.use.click(on_plan, taken, card.outputs, trigger_mode="multiple", **PRIVATE)
 
@@ -160,9 +167,9 @@ class ProfileCard:
     def _wire_keep(self) -> None:
         card = self._card
 
-        def on_save(name: object, width: object, height: object, pick: object, *widgets: Any) -> Update:
+        def on_save(name: object, shown: object, width: object, height: object, pick: object, *widgets: Any) -> Update:
             with errors_as_toasts(self._t):
-                profile = self._memory.save(self._card.form.profile(widgets), name)
+                profile = self._memory.save(self._asked(pick, shown, widgets), name)
             self._inform("profile_saved", profile)
             return self.show(profile, self._states(width, height))
 
@@ -173,7 +180,9 @@ class ProfileCard:
             self._inform("profile_deleted", profile)
             return self.show(self._memory.profile, self._states(width, height))
 
-        gr.on([card.save.click, card.name.submit], on_save, [card.name, *self.inputs], card.outputs, **PRIVATE)
+        gr.on(
+            [card.save.click, card.name.submit], on_save, [card.name, card.shown, *self.inputs], card.outputs, **PRIVATE
+        )
         card.delete.click(on_delete, self.inputs[:3], card.outputs, **PRIVATE)
 
     def _wire_files(self) -> None:
@@ -185,15 +194,15 @@ class ProfileCard:
             self._inform("profile_imported", profile)
             return self.show(profile, self._states(width, height))
 
-        def on_export(pick: object, *widgets: Any) -> str:
+        def on_export(pick: object, shown: object, *widgets: Any) -> str:
             with errors_as_toasts(self._t):
-                profile = self._asked(pick, widgets)
+                profile = self._asked(pick, shown, widgets)
             return json.dumps([f"{file_name(profile)}.json", "application/json", profile.to_json()])
 
         card.take_in.upload(
             on_import, [card.take_in, self._planner.width, self._planner.height], card.outputs, **PRIVATE
         )
-        card.export.click(on_export, [card.pick, *card.form.widgets], self._file, **PRIVATE).success(
+        card.export.click(on_export, [card.pick, card.shown, *card.form.widgets], self._file, **PRIVATE).success(
             None, self._file, None, js=DOWNLOAD, **LOCAL
         )
 

@@ -37,6 +37,8 @@ class Chooser:
     """The profile: which one, what it says of itself, its switches, and what can be done with it."""
 
     pick: gr.Dropdown
+    shown: gr.Textbox
+    """Which pick the switches in the form belong to: who clicks on before they have followed means the pick."""
     use: gr.Button
     about: gr.HTML
     live: gr.HTML
@@ -51,7 +53,7 @@ class Chooser:
     @property
     def outputs(self) -> list[Any]:
         """Everything that shows a profile."""
-        return [self.pick, self.name, self.delete, *self.form.widgets, *self.told]
+        return [self.pick, self.shown, self.name, self.delete, *self.form.widgets, *self.told]
 
     @property
     def told(self) -> list[Any]:
@@ -118,6 +120,7 @@ def add_chooser(profile: MemoryProfile, choices: list[tuple[str, str]], t: Texts
             elem_id="zs-profile",
         )  # fmt: skip
         use = gr.Button(t("profile_use"), variant="primary", size="md", min_width=140, elem_id="zs-profile-use")
+    shown = gr.Textbox(choices[0][1], visible=False)
     about = gr.HTML(memory_view.description(profile, profile, t), elem_id="zs-profile-about")
     clash = gr.HTML("", elem_id="zs-profile-clash")
     live = gr.HTML("", elem_id="zs-profile-live")
@@ -131,7 +134,7 @@ def add_chooser(profile: MemoryProfile, choices: list[tuple[str, str]], t: Texts
         delete = gr.Button(t("profile_delete"), size="md", min_width=70, interactive=False, elem_id="zs-profile-delete")
         take_in = gr.UploadButton(t("profile_import"), size="md", min_width=70, elem_id="zs-profile-import")
         export = gr.Button(t("profile_export"), size="md", min_width=70, elem_id="zs-profile-export")
-    return Chooser(pick, use, about, live, clash, form, name, save, delete, take_in, export)
+    return Chooser(pick, shown, use, about, live, clash, form, name, save, delete, take_in, export)
 
 
 def add_measuring(choices: list[tuple[str, str]], first: list[str], t: Texts) -> Measuring:
