@@ -63,7 +63,8 @@ class Settings:
     )
     model: str = field(default="tiny", metadata=about("Model to load at the start; `tiny` is the embedded one."))
     profile: str = field(
-        default="exact", metadata=about("Memory profile until another is chosen: a preset, a saved one or a file.")
+        default="auto",
+        metadata=about("Memory profile until another is chosen: `auto` (what fits), a preset, a saved one or a file."),
     )
     offline: bool = field(default=False, metadata=about("Never use the network."))
     max_waiting: int = field(

@@ -52,6 +52,32 @@ def test_until_one_is_chosen_the_setting_decides(settings, tmp_path):
         build_studio(replace(settings, profile="magic"))
 
 
+def test_without_a_choice_a_model_that_has_plenty_of_room_goes_under_exact(random_studio):
+    assert random_studio.memory.settled is None
+    assert draw(random_studio) == {}
+    assert random_studio.memory.profile == EXACT
+
+
+def test_without_a_choice_a_model_that_is_too_large_goes_under_what_fits(settings, two_models, monkeypatch):
+    from zimage_studio.core.memory import advice
+
+    studio = build_studio(replace(settings, models=(two_models,), model="one"))
+    studio.manager.start()
+    studio.manager.import_engine()
+    needs = studio.memory.estimate(EXACT, model="one").peak_bytes + advice.GIB // 4
+    room = advice.Room(needs)  # the peak itself, but not the reserve of 5 % and 256 MiB beside it
+    monkeypatch.setattr(advice, "_room", lambda device, held: room)
+    job = studio.generation.submit(QUICK, model="one")
+    numerics = job.result(WAIT_S)[0].recipe.numerics
+    assert numerics.memory != {} or studio.memory.profile != EXACT
+    assert studio.memory.profile.name not in ("", "exact")
+    studio.memory.choose(MINE)
+    assert draw(studio) == {"feed_forward_chunks": 2}, "a person's choice goes first"
+    studio.memory.choose_none()
+    assert studio.memory.settled is None
+    studio.close()
+
+
 def test_a_choice_holds_for_the_next_job_not_for_the_one_that_waits(random_studio):
     gate = threading.Event()
     random_studio.manager.submit(lambda: gate.wait(WAIT_S))

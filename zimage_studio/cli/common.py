@@ -19,6 +19,7 @@ from zimage_studio.records.memory import MemoryProfile
 from zimage_studio.services.generation import GenerationJob, JobView
 from zimage_studio.services.grids import Grid, GridView
 from zimage_studio.services.images import StoredImage
+from zimage_studio.services.memory import AUTO
 from zimage_studio.services.studio import Studio, build_studio
 from zimage_studio.settings import Settings
 
@@ -29,7 +30,7 @@ ModelOption = Annotated[
 ]
 ProfileOption = Annotated[
     str | None,
-    typer.Option("--profile", metavar="NAME|FILE", help="Memory profile; the one in use when not given."),
+    typer.Option("--profile", metavar="NAME|FILE", help="Memory profile, or `auto`; the one in use when not given."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")]
 FoldersOption = Annotated[list[str] | None, typer.Option("--models", metavar="DIR", help="More folders with models.")]
@@ -70,12 +71,19 @@ def given(**values: object) -> dict[str, object]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def load_profile(studio: Studio, name: str | None) -> MemoryProfile:
+def wanted_profile(studio: Studio, name: str | None) -> MemoryProfile | None:
     """The preset or saved profile `name`, or the one in a file; the one in use when None.
 
-    Raises InvalidInputError, UserError.
+    None where Studio is to choose for the model. Raises InvalidInputError, UserError.
     """
-    return studio.memory.profile if name is None else studio.memory.find(name, allow_paths=True)
+    if name is None:
+        return studio.memory.settled
+    return None if name == AUTO else studio.memory.find(name, allow_paths=True)
+
+
+def load_profile(studio: Studio, name: str | None) -> MemoryProfile:
+    """The same, with what Studio chose for the model in memory in place of None."""
+    return wanted_profile(studio, name) or studio.memory.profile
 
 
 def parse_size(size: str | None) -> dict[str, object]:

@@ -26,10 +26,10 @@ from zimage_studio.cli.common import (
     copied,
     entry,
     given,
-    load_profile,
     parse_size,
     quiet,
     running_studio,
+    wanted_profile,
     watch,
     watch_grid,
 )
@@ -76,7 +76,7 @@ def generate(
     )  # fmt: skip
     printer = Printer(as_json, settings.lang)
     with running_studio(settings) as studio:
-        memory = load_profile(studio, profile)
+        memory = wanted_profile(studio, profile)
         if image is not None:
             values["source"] = studio.sources.keep(image)
         job = studio.generation.submit(values, model=studio.settings.model, profile=memory)

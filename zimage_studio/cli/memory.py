@@ -22,6 +22,7 @@ from zimage_studio.cli.common import (
     running_studio,
     services,
     stopped_by_signals,
+    wanted_profile,
 )
 from zimage_studio.errors import UserError
 from zimage_studio.messages import Lang, say
@@ -30,6 +31,7 @@ from zimage_studio.records.measured import MeasuredRow
 from zimage_studio.records.memory import GIB, PHASES, PRESETS, MemoryProfile, SwitchState
 from zimage_studio.records.request import MAX_SIDE_PX, MIN_SIDE_PX
 from zimage_studio.services.measuring import MeasureJob
+from zimage_studio.services.memory import AUTO
 from zimage_studio.settings import Settings, load_settings
 
 memory_app = typer.Typer(help="How models fit into memory.", no_args_is_help=True, rich_markup_mode=None)
@@ -142,16 +144,21 @@ def profiles(data: DataOption = None, lang: LangOption = None, as_json: JsonOpti
 
 @memory_app.command("use")
 def use(
-    profile: Annotated[str, typer.Argument(metavar="NAME|FILE", help="A preset, a saved profile or a file.")],
+    profile: Annotated[str, typer.Argument(metavar="NAME|FILE", help="A preset, a saved profile, a file or `auto`.")],
     data: DataOption = None,
     lang: LangOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Make a profile the one in use, for every image from now on that names none."""
+    """Make a profile the one in use, for every image from now on that names none. `auto` lets Studio choose."""
     settings = _settings(data, lang, None, None, None)
     with services(settings) as studio:
-        chosen = studio.memory.choose(load_profile(studio, profile))
-    Printer(as_json, settings.lang).result({"profile": asdict(chosen)}, chosen.name or profile)
+        chosen = wanted_profile(studio, profile)
+        if chosen is None:
+            studio.memory.choose_none()
+        else:
+            studio.memory.choose(chosen)
+    shown = {"name": AUTO} if chosen is None else asdict(chosen)
+    Printer(as_json, settings.lang).result({"profile": shown}, str(shown["name"] or profile))
 
 
 def switch_entry(state: SwitchState, lang: Lang) -> dict[str, object]:

@@ -73,7 +73,7 @@ class GenerationJob:
         model: str,
         session: str,
         parent: str | None = None,
-        profile: MemoryProfile = EXACT,
+        profile: MemoryProfile | None = None,
         rung: str = "",
     ) -> None:
         self.id = secrets.token_hex(8)
@@ -139,8 +139,11 @@ class GenerationService:
         *,
         max_waiting: int = 16,
         max_waiting_per_session: int = 4,
-        usual_profile: Callable[[], MemoryProfile] = lambda: EXACT,
+        usual_profile: Callable[[], MemoryProfile | None] = lambda: EXACT,
+        fit_to: Callable[[str], MemoryProfile] = lambda model: EXACT,
     ) -> None:
+        """`usual_profile` is that of a job that names none; where it is None, `fit_to` finds one for the model,
+        on the owner thread."""
         self._manager = manager
         self._models = models
         self._images = images
@@ -148,6 +151,7 @@ class GenerationService:
         self._max_waiting = max_waiting
         self._max_waiting_per_session = max_waiting_per_session
         self._usual_profile = usual_profile
+        self._fit_to = fit_to
         self._jobs: OrderedDict[str, GenerationJob] = OrderedDict()
         self._lock = threading.Lock()
         self._job_seconds = FIRST_GUESS_S
@@ -155,8 +159,8 @@ class GenerationService:
 
     @property
     def usual_profile(self) -> MemoryProfile:
-        """The profile of a job that names none."""
-        return self._usual_profile()
+        """The profile of a job that names none; `exact` where it is found for each model."""
+        return self._usual_profile() or EXACT
 
     def submit(
         self,
@@ -289,7 +293,7 @@ class GenerationService:
     def _draw_all(self, job: GenerationJob) -> tuple[StoredImage, ...]:
         """All images of the job. Where memory runs out, under the next profile down, and the next."""
         watch = _StepWatch(job)
-        profile = job.profile
+        profile = job.profile or self._fit_to(job.model)
         below = None
         while True:
             try:

@@ -17,6 +17,7 @@ from zimage_studio.records.artifact import ModelArtifact
 from zimage_studio.records.checks import real, whole
 from zimage_studio.records.measured import MeasuredRow
 from zimage_studio.records.memory import (
+    EXACT,
     GIB,
     PRESETS,
     Estimate,
@@ -47,6 +48,8 @@ LOOK_S = 2.0
 MAX_FREE_GIB = 4096.0
 DEFAULT_PROMPT = "a red circle on a white ground"
 DEFAULT_SEED = 7
+AUTO = "auto"
+"""The name that leaves the choice to Studio, model by model."""
 MAX_FILE_CHARS = 2**18
 
 
@@ -79,7 +82,7 @@ class MemoryService:
     """
 
     def __init__(self, *, data: Path, default: str, model: str, manager: PipelineManager, models: ModelService) -> None:
-        """`default` is the profile while no person has chosen one: a preset, a saved one, or a file.
+        """`default` is the profile while no person has chosen one: `auto`, a preset, a saved one, or a file.
 
         `model` is the key of the model meant where none is named. Raises InvalidInputError or UserError when
         `default` cannot be had.
@@ -96,14 +99,45 @@ class MemoryService:
         self._closed = False
         self._rows = Measurements(data / "measurements.sqlite")
         self.telemetry = TelemetryService(torch_usage=self._torch_usage)
-        self._default = self.find(default, allow_paths=True)
+        self._default = None if default == AUTO else self.find(default, allow_paths=True)
+        self._fitted: dict[str, MemoryProfile] = {}
 
     # --- the profile in use
 
     @property
     def profile(self) -> MemoryProfile:
-        """What the next image will be under, unless it says otherwise."""
+        """What the next image of the model in memory will be under, unless it says otherwise."""
+        fitted = self._fitted.get(self._manager.state.model or self._model, EXACT)
+        return self.settled or fitted
+
+    @property
+    def settled(self) -> MemoryProfile | None:
+        """The profile that a person or the setting chose; None where Studio chooses for each model."""
         return self._read()[0] or self._default
+
+    def fit_to(self, model: str) -> MemoryProfile:
+        """Studio's own choice for `model`: `exact` where it fits into what is free, else what the planner finds.
+
+        Owner thread only; found when the model is first asked for, then kept until Studio ends.
+        """
+        if model not in self._fitted:
+            self._fitted[model] = self._fitting(model)
+        return self._fitted[model]
+
+    def _fitting(self, model: str) -> MemoryProfile:
+        accelerated = self._manager.accelerated  # brings the engine here, which plan() may only wait for elsewhere
+        artifact = self._models.get(model)
+        from zimage_studio.core.memory.advice import plainly_fits
+
+        try:
+            if plainly_fits(artifact.bytes, accelerated=accelerated):
+                return EXACT
+            found = self.plan(model=model)
+        except UserError as error:  # not downloaded, or damaged: loading says so, and the ladder is still there
+            log.info("no profile was chosen for %s: %s", model, error)
+            return EXACT
+        log.info("%s goes under %s: %s", model, found.profile.name, found.reason)
+        return found.profile
 
     def choose(self, profile: MemoryProfile) -> MemoryProfile:
         """Take `profile` from the next job on, also after a restart. Raises UserError when it cannot be kept."""
@@ -111,16 +145,21 @@ class MemoryService:
             self._write(profile, self._read()[1])
         return profile
 
+    def choose_none(self) -> None:
+        """Forget what was chosen: the setting counts again. Raises UserError when that cannot be kept."""
+        with self._lock:
+            self._write(None, self._read()[1])
+
     def apply(self, model: str | None = None, profile: MemoryProfile | None = None) -> "Future[None]":
         """Bring `model` (a key; None: the one in memory, else the default one) under `profile` (None: the one in use).
 
         That happens after the jobs that wait, without an image. The future raises what `manager.borrow` raises.
         """
         key = model or self._manager.state.model or self._model
-        wanted = self.profile if profile is None else profile
+        wanted = profile or self.settled
 
         def work() -> None:
-            with self._manager.borrow(key, silent, wanted):
+            with self._manager.borrow(key, silent, wanted or self.fit_to(key)):
                 pass
 
         return self._manager.submit(work)
@@ -367,7 +406,7 @@ class MemoryService:
 
     def warm_up(self, model: str) -> None:
         """On the owner thread: load `model` under the profile in use, or under one that needs less if it must."""
-        profile = self.profile
+        profile = self.settled or self.fit_to(model)
         tried = [profile, *(lower for _, lower in rungs_below(profile, accelerated=True))]
         for number, candidate in enumerate(tried):
             try:

@@ -124,7 +124,8 @@ def build_studio(settings: Settings, make_engine: Callable[[Settings], Engine] =
         sources,
         max_waiting=settings.max_waiting,
         max_waiting_per_session=settings.max_waiting_per_session,
-        usual_profile=lambda: memory.profile,
+        usual_profile=lambda: memory.settled,
+        fit_to=memory.fit_to,
     )
     return Studio(
         settings=settings,

@@ -22,7 +22,19 @@ from zimage_studio.core.model_files import inspect_file, inspect_folder
 from zimage_studio.core.weight_headers import read_header, read_json
 from zimage_studio.errors import ModelError
 from zimage_studio.records.artifact import ModelArtifact
-from zimage_studio.records.memory import Estimate, MemoryProfile, Plan
+from zimage_studio.records.memory import GIB, Estimate, MemoryProfile, Plan
+
+PLENTY = 4
+PLENTY_BYTES = 2 * GIB
+
+
+def plainly_fits(stored_bytes: int | None, *, accelerated: bool) -> bool:
+    """Whether so much is free that no estimate is needed: four times the weights on disk, and 2 GiB.
+
+    Stored in 16 bits, they are at most twice as large when computed with in 32.
+    """
+    free = _room(choose_device("cuda" if accelerated else "cpu"), 0).free_bytes
+    return stored_bytes is not None and PLENTY * stored_bytes + PLENTY_BYTES <= free
 
 
 class Advisor:
