@@ -471,4 +471,15 @@ EN: dict[str, str] = {
     "loads.sdcpp_dim": "Loads where its own rounding of the feed-forward width agrees, as it does here.",
     "loads.sdcpp_dim_no": "Its own rounding of the feed-forward width differs from this one.",
     "loads.small_model": "This runtime knows Z-Image only at its true size; the parent does not load there either.",
+    # the report card
+    "field.report": "report card",
+    "field.quantised": "quantised column",
+    "field.repeats": "number of timed pictures",
+    "field.resamples": "number of bootstrap resamples",
+    "field.clip": "CLIP model",
+    "field.lpips": "LPIPS weights",
+    "field.reward": "reward model",
+    "report.unreadable": "This report card cannot be read: {why}.",
+    "report.schema": "This report card has schema {value}; this version reads {known}.",
+    "report.prompts_list": "The {field} must be a list of texts, not {value}.",
 }

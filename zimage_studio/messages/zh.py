@@ -471,4 +471,15 @@ ZH: dict[str, str] = {
     "loads.sdcpp_dim": "其自行取整的前馈宽度一致时可加载，此处一致。",
     "loads.sdcpp_dim_no": "其自行取整的前馈宽度与此不同。",
     "loads.small_model": "该环境只识别真实尺寸的 Z-Image；父模型在那里也无法加载。",
+    # the report card
+    "field.report": "报告卡",
+    "field.quantised": "量化对照列",
+    "field.repeats": "计时图片数",
+    "field.resamples": "自助重采样次数",
+    "field.clip": "CLIP 模型",
+    "field.lpips": "LPIPS 权重",
+    "field.reward": "奖励模型",
+    "report.unreadable": "这份报告卡无法读取：{why}。",
+    "report.schema": "这份报告卡的 schema 是 {value}；本版本读取 {known}。",
+    "report.prompts_list": "{field}必须是文字列表，而不是 {value}。",
 }
