@@ -29,6 +29,7 @@ from transformers.utils import logging as transformers_logging
 
 from zimage_studio.core import hub
 from zimage_studio.core.model_files import Facts, canonical, canonical_shapes, check_parts, inspect_file, inspect_folder
+from zimage_studio.core.pruned_transformer import PrunedZImageTransformer2DModel
 from zimage_studio.core.weight_headers import (
     WEIGHT_STEMS,
     Shape,
@@ -48,7 +49,10 @@ from zimage_studio.records.progress import Progress
 PAD_TOKENS = ("x_pad_token", "cap_pad_token")
 BF16_CAPABILITY = (8, 0)
 REPORTS = 200
-TRANSFORMERS: Mapping[str, type[ZImageTransformer2DModel]] = {"ZImageTransformer2DModel": ZImageTransformer2DModel}
+TRANSFORMERS: Mapping[str, type[ZImageTransformer2DModel]] = {
+    "ZImageTransformer2DModel": ZImageTransformer2DModel,
+    "PrunedZImageTransformer2DModel": PrunedZImageTransformer2DModel,
+}
 
 
 def load_pipeline(
@@ -105,6 +109,21 @@ def _assemble(
     return ZImagePipeline(
         scheduler=scheduler, vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, transformer=transformer
     )
+
+
+def load_component(
+    folder: Path, component: str, *, device: torch.device, dtype: torch.dtype, progress: Progress
+) -> Any:
+    """Tokenizer, text encoder, transformer or VAE of a diffusers folder alone, as strictly as `load_pipeline`."""
+    facts = inspect_folder(folder)
+    meter = _Meter(progress, facts.components[component].bytes if component in facts.components else 0)
+    if component == "tokenizer":
+        return _tokenizer(folder, meter)
+    if component == "text_encoder":
+        return _text_encoder(folder, dtype, meter).to(device)
+    if component == "vae":
+        return _vae(folder, device, dtype, meter)
+    return _transformer(facts, folder, device, dtype, meter)
 
 
 def choose_device(device: str) -> torch.device:

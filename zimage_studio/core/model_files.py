@@ -39,7 +39,7 @@ CLASSES: Mapping[str, frozenset[str]] = {
     "vae": frozenset({"AutoencoderKL"}),
     "scheduler": frozenset({"FlowMatchEulerDiscreteScheduler"}),
 }
-LIBRARIES = frozenset({"diffusers", "transformers", "zimage_studio"})
+LIBRARIES = frozenset({"diffusers", "transformers", "zimage_studio", "zimage_studio.core.pruned_transformer"})
 CONFIG_SUFFIXES = frozenset({".json", ".txt", ".model", ".jinja"})
 CODE_KEYS = ("auto_map", "custom_pipeline", "trust_remote_code")
 DEFAULTS = "studio_defaults.json"
