@@ -19,6 +19,7 @@ from pathlib import Path
 import httpx
 
 from zimage_studio.messages import CATALOGUES, Lang, say
+from zimage_studio.services import tether
 
 log = logging.getLogger(__name__)
 
@@ -133,9 +134,9 @@ class PublicLink:
 
     def start(self, command: list[str], port: int) -> None:
         """Start the program, tied to this process. Returns at once."""
-        tether = [sys.executable, str(Path(__file__).with_name("tether.py")), str(os.getpid())]
+        tied = [sys.executable, "-I", str(Path(tether.__file__)), str(os.getpid())]
         self._child = subprocess.Popen(
-            [*tether, *command, "-l", str(port), "-i", "127.0.0.1"],
+            [*tied, *command, "-l", str(port), "-i", "127.0.0.1"],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
