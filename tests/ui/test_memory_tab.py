@@ -208,7 +208,11 @@ def memory(settings: Settings) -> MemoryService:
 
 def test_the_profile_in_use_is_marked_and_listed_also_without_a_name(memory: MemoryService):
     choices = dict(memory_profile.profile_choices(memory, EN))
+    assert choices["auto (what fits; now exact) · in use"] == memory_profile.AUTO
+    memory.choose(EXACT)
+    choices = dict(memory_profile.profile_choices(memory, EN))
     assert choices["exact · in use"] == "exact"
+    assert choices["auto (what fits)"] == memory_profile.AUTO
     memory.save(replace(EXACT, embedding_cache=7), "mine")
     memory.choose(memory.find("mine"))
     choices = dict(memory_profile.profile_choices(memory, EN))

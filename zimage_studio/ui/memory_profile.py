@@ -10,7 +10,7 @@ import gradio as gr
 
 from zimage_studio.errors import InvalidInputError, UserError
 from zimage_studio.records.memory import EXACT, PRESETS, MemoryProfile
-from zimage_studio.services.memory import MAX_FILE_CHARS, MemoryService, States
+from zimage_studio.services.memory import AUTO, MAX_FILE_CHARS, MemoryService, States
 from zimage_studio.services.studio import Studio
 from zimage_studio.ui import memory_view, present
 from zimage_studio.ui.doors import LOCAL, PRIVATE, Update, errors_as_toasts, uploaded
@@ -60,7 +60,9 @@ class ProfileCard:
         """Set the card to `profile`, which is known by its name, or is the one in use."""
         card, t = self._card, self._t
         pick = profile.name
-        if self._memory.profiles().get(pick) != profile:
+        if self._memory.settled is None and profile == self._memory.profile:
+            pick = AUTO
+        elif self._memory.profiles().get(pick) != profile:
             pick = IN_USE if profile == self._memory.profile else EXACT.name
         return {
             card.pick: gr.update(choices=profile_choices(self._memory, t), value=pick),
@@ -102,6 +104,8 @@ class ProfileCard:
     def _base(self, pick: object) -> MemoryProfile:
         """The profile that was picked; the one in use has no name when nobody saved it."""
         known = self._memory.profiles()
+        if pick == AUTO:
+            return self._memory.profile if self._memory.settled is None else EXACT
         return known[pick] if isinstance(pick, str) and pick in known else self._memory.profile
 
     def _asked(self, pick: object, shown: object, widgets: tuple[Any, ...]) -> MemoryProfile:
@@ -139,7 +143,12 @@ class ProfileCard:
 
         def on_use(shown: object, width: object, height: object, pick: object, *widgets: Any) -> Iterator[Update]:
             with errors_as_toasts(self._t):
-                profile = self._memory.choose(self._asked(pick, shown, widgets))
+                asked = self._asked(pick, shown, widgets)
+                if pick == AUTO and asked == self._base(pick):
+                    self._memory.choose_none()
+                    profile = self._memory.profile
+                else:
+                    profile = self._memory.choose(asked)
             yield from self._put_on(profile, width, height)
 
         def on_plan(width: object, height: object, name: str) -> Iterator[Update]:
@@ -213,13 +222,16 @@ class ProfileCard:
 
 def profile_choices(memory: MemoryService, t: Texts) -> list[tuple[str, str]]:
     """Presets, then the saved ones; the one in use is marked, and listed also when it has no name."""
-    used, saved = memory.profile, memory.saved()
+    used, saved = memory.settled, memory.saved()
     known = memory.profiles()
-    choices = []
+    auto = (
+        t("profile_auto", name=memory_view.profile_name(memory.profile, t)) if used is None else t("profile_auto_off")
+    )
+    choices = [(t("profile_in_use", name=auto) if used is None else auto, AUTO)]
     for name in known:
         words = t("profile_own", name=name) if name in saved else name
         choices.append((t("profile_in_use", name=words) if known[name] == used else words, name))
-    if used not in known.values():
+    if used is not None and used not in known.values():
         choices.insert(0, (t("profile_in_use", name=memory_view.profile_name(used, t)), IN_USE))
     return choices
 

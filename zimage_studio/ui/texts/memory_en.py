@@ -36,6 +36,8 @@ MEMORY_EN: dict[str, str] = {
     "profile_title": "Memory profile",
     "profile_pick": "Start from",
     "profile_own": "{name} · yours",
+    "profile_auto": "auto (what fits; now {name})",
+    "profile_auto_off": "auto (what fits)",
     "profile_in_use": "{name} · in use",
     "profile_unnamed": "an unnamed profile",
     "profile_as_exact": "Every switch as in exact.",

@@ -36,6 +36,8 @@ MEMORY_ZH: dict[str, str] = {
     "profile_title": "内存方案",
     "profile_pick": "从哪个方案开始",
     "profile_own": "{name} · 自己保存的",
+    "profile_auto": "自动（选能放下的；现在是 {name}）",
+    "profile_auto_off": "自动（选能放下的）",
     "profile_in_use": "{name} · 使用中",
     "profile_unnamed": "未命名的方案",
     "profile_as_exact": "所有开关都与 exact 相同。",
