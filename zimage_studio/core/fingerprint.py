@@ -70,6 +70,20 @@ def fingerprint(
     return digest.hexdigest()
 
 
+def known_fingerprint(files: Mapping[str, Path], cache: HashCache) -> str | None:
+    """The same from the cache alone; None when a file has never been hashed, or has changed since."""
+    known = cache.load()
+    digest = hashlib.sha256()
+    for name, path in sorted(files.items()):
+        with Reading(path):
+            stat = path.stat()
+        entry = known.get(str(path.resolve()))
+        if not entry or entry[:2] != [stat.st_size, stat.st_mtime_ns]:
+            return None
+        digest.update(f"{name}\0{entry[2]}\n".encode())
+    return digest.hexdigest()
+
+
 def manifest_of(folder: Path) -> dict[str, str] | None:
     """The hashes in the folder's manifest.json, or None. Raises ModelError when it lists a file that is missing."""
     path = folder / MANIFEST

@@ -177,13 +177,14 @@ class GenerationService:
         Without a profile it is the one in use now. `rung` is where a replay begins on the ladder of precisions.
 
         Raises InvalidInputError, UserError (unknown model, no start picture, no disk space) or BusyError (queue full,
-        stopping).
+        stopping, the device is lent to a job).
         """
         artifact = self._models.get(model)
         batch = parse_batch(values, artifact.defaults)
         if batch.first.source is not None:
             self._sources.path(batch.first.source)
         self._images.check_space()
+        self._manager.refuse_if_lent()
         job = GenerationJob(
             batch, artifact.key, session, parent, self._usual_profile() if profile is None else profile, rung
         )

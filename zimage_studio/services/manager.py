@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
-from zimage_studio.errors import Cancelled, UserError
+from zimage_studio.errors import BusyError, Cancelled, UserError
 from zimage_studio.records.artifact import ModelArtifact
+from zimage_studio.records.job import JobRecord
 from zimage_studio.records.memory import EXACT, Measurement, MemoryProfile, SwitchState, needs_reload
 from zimage_studio.records.progress import Progress
 from zimage_studio.records.request import GenerationRequest
@@ -145,6 +146,8 @@ class PipelineManager:
         self._work: queue.Queue[Callable[[], None] | None] = queue.Queue()
         self._state = ManagerState()
         self._snapshot: Snapshot | None = None
+        self._lent_to = ""
+        self._refusal: BusyError | None = None
         self._beat = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="pipeline-owner", daemon=True)
         self.meter = CallMeter()
@@ -218,10 +221,11 @@ class PipelineManager:
         """Lend the model `key`, under `profile`, to the work now running on the owner thread.
 
         Raises ModelError when it cannot be loaded, OutOfMemoryError when it does not fit under `profile`; the device
-        is then empty and the next borrow tries afresh.
+        is then empty and the next borrow tries afresh. Raises BusyError while the device is lent to a job.
         """
         if threading.current_thread() is not self._thread:
             raise RuntimeError("borrow() belongs to the owner thread: submit() the work.")
+        self.refuse_if_lent()
         loaded = self._ready(key, profile, self._watched(progress))
         self._snapshot = self.look()
         self._state = ManagerState("generating", loaded.artifact.key)
@@ -230,6 +234,37 @@ class PipelineManager:
         finally:
             self._state = ManagerState("ready", loaded.artifact.key)
             self._snapshot = self.look()  # a ladder may stand on another rung now
+
+    def lend(self, job: JobRecord) -> None:
+        """Leave the accelerator to a job: the model in memory goes, and borrow() is refused until `take_back`.
+
+        Returns when the work before it has ended and the memory is free. On the CPU nothing is lent: both only get
+        slower. Idempotent; any thread but the owner's.
+        """
+        if self.alive and self._lent_to != job.id:
+            self.submit(lambda: self._leave_to(job)).result()
+
+    def take_back(self) -> None:
+        """The job is over: the next borrow() loads again. Idempotent."""
+        self._lent_to, self._refusal = "", None
+        if self._state.phase == "lent":
+            self._state = ManagerState()
+
+    def refuse_if_lent(self) -> None:
+        """Raise BusyError (device_lent), naming the job, while the device is lent."""
+        if self._refusal is not None:
+            raise bare(self._refusal)
+
+    def _leave_to(self, job: JobRecord) -> None:
+        self._lent_to = job.id
+        engine = self._require_engine()
+        if engine.device() == "cpu":
+            return
+        self._loaded = None
+        engine.close()
+        engine.collect()
+        self._refusal = BusyError("device_lent", job=job.kind, name=job.model)
+        self._state = ManagerState("lent", job.model, f"field.{job.kind}", why=bare(self._refusal))
 
     def close(self, timeout_s: float) -> bool:
         """Finish the queued work and end the thread. False when it did not end in time."""

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from zimage_studio.core import hub
-from zimage_studio.core.fingerprint import HashCache, fingerprint, manifest_of
+from zimage_studio.core.fingerprint import HashCache, fingerprint, known_fingerprint, manifest_of
 from zimage_studio.core.model_files import (
     Facts,
     Family,
@@ -132,6 +132,12 @@ class ModelService:
             return self._hub_identity(artifact, progress)
         facts = self._facts(artifact.path)
         return self._with_hash(artifact, facts, progress)
+
+    def with_known_hash(self, artifact: ModelArtifact) -> ModelArtifact:
+        """`artifact` with its hash where every file has been hashed before, as it is otherwise. Reads no weight."""
+        if artifact.kind != "folder" or artifact.missing:
+            return artifact
+        return replace(artifact, sha256=known_fingerprint(self._facts(artifact.path).files, self._hashes))
 
     def parts_for(self, artifact: ModelArtifact) -> Path | None:
         """The folder of the list that lends text encoder, VAE, tokenizer and scheduler to a single file.

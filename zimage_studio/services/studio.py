@@ -9,9 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from zimage_studio.errors import UserError
+from zimage_studio.services.compression import CompressionService
 from zimage_studio.services.generation import GenerationService
 from zimage_studio.services.grids import GridService
 from zimage_studio.services.images import ImageStore
+from zimage_studio.services.jobs import JobService
 from zimage_studio.services.manager import Engine, PipelineManager
 from zimage_studio.services.memory import MemoryService
 from zimage_studio.services.models import ModelService
@@ -23,6 +25,8 @@ log = logging.getLogger(__name__)
 
 EMBEDDED_MODEL = Path(__file__).parent.parent / "tiny" / "model"
 HEARTBEAT_LIMIT_S = 5.0
+JOB_STOP_S = 10.0
+"""How long a job may take to its checkpoint when Studio ends; later it is killed, and loses at most a minute."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +42,8 @@ class Studio:
     replay: ReplayService
     grids: GridService
     memory: MemoryService
+    jobs: JobService
+    compression: CompressionService
 
     head_start_s: float = 0.0
     """How long the warm-up lets the first page go ahead: torch's import would compete with it."""
@@ -46,6 +52,7 @@ class Studio:
         """Start the owner thread and the readouts, and load the default model behind the page."""
         self.memory.start()
         self.manager.start()
+        self.jobs.start()
         self.manager.submit(self._warm_up).add_done_callback(_log_bug)
 
     def _warm_up(self) -> None:
@@ -79,6 +86,7 @@ class Studio:
 
     def close(self) -> None:
         """End the readouts and the owner thread."""
+        self.jobs.close(JOB_STOP_S)
         self.memory.close()
         self.manager.close(timeout_s=5.0)
 
@@ -127,6 +135,8 @@ def build_studio(settings: Settings, make_engine: Callable[[Settings], Engine] =
         usual_profile=lambda: memory.settled,
         fit_to=memory.fit_to,
     )
+    to_processes = {"models": [str(folder) for folder in settings.models], "offline": settings.offline}
+    jobs = JobService(settings.data, settings=to_processes, device=manager)
     return Studio(
         settings=settings,
         models=models,
@@ -137,4 +147,6 @@ def build_studio(settings: Settings, make_engine: Callable[[Settings], Engine] =
         replay=ReplayService(generation, models),
         grids=GridService(settings.data / "grids", generation, images),
         memory=memory,
+        jobs=jobs,
+        compression=CompressionService(data=settings.data, models=models, jobs=jobs, manager=manager, memory=memory),
     )

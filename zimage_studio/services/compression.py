@@ -1,0 +1,268 @@
+"""Compression behind the doors: what is asked is checked here and becomes a job; plans, cards and the family tree."""
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from zimage_studio.errors import InvalidInputError, ModelError, UserError
+from zimage_studio.messages import Lang, say
+from zimage_studio.records.artifact import ModelArtifact
+from zimage_studio.records.compress import artifact_name, parse_prune
+from zimage_studio.records.job import JobRecord
+from zimage_studio.records.memory import MemoryProfile
+from zimage_studio.records.plan import PrunePlan
+from zimage_studio.records.recover import DRAWN, parse_recovery
+from zimage_studio.records.report import EvaluationRequest, ReportCard
+from zimage_studio.records.request import parse_batch
+from zimage_studio.services.family import REPORT, FamilyMember, card_of, family_of
+from zimage_studio.services.jobs import JobService
+from zimage_studio.services.knockouts import KnockOutJob, start_knock_out
+from zimage_studio.services.manager import PipelineManager
+from zimage_studio.services.memory import MemoryService
+from zimage_studio.services.models import ModelService
+from zimage_studio.services.plans import PlanStore, StoredPlan, default_name, free_name, read_plan, readable
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+log = logging.getLogger(__name__)
+
+WEIGHT_ONLY = frozenset({"random", "l1", "group_l2"})
+CHECKPOINTS = 4
+"""A training keeps weights, their average and two moments, in float32 at the most."""
+
+
+class CompressionService:
+    """Turns what the doors ask into jobs (services.jobs), and reads what the jobs left.
+
+    `plan`, `prune`, `recover`, `evaluate` and `sensitivity` check everything that can be checked without reading a
+    weight, queue a job and return its record at once; `jobs.get(id).result` holds what came out (see
+    services.compression_work for its keys). All methods may be called from any thread. Models are named by their key;
+    `allow_paths` also lets a path through, for the command line.
+    """
+
+    def __init__(
+        self, *, data: Path, models: ModelService, jobs: JobService, manager: PipelineManager, memory: MemoryService
+    ) -> None:
+        self._data = data
+        self._models = models
+        self.jobs = jobs
+        self._manager = manager
+        self._memory = memory
+        self._plans = PlanStore(data / "plans")
+
+    # --- jobs
+
+    def plan(self, values: Mapping[str, object], *, save_as: str = "", allow_paths: bool = False) -> JobRecord:
+        """Queue the making of a plan. `values` are the fields of PruneRequest, as a door received them.
+
+        The plan is kept as `save_as`, or under a readable name of its own; result: StoredPlan.public().
+        Raises InvalidInputError, UserError (unknown model), ModelError (no plain folder), BusyError, StorageError.
+        """
+        request = parse_prune(values)
+        artifact = self._folder_model(request.model, allow_paths)
+        if save_as:
+            artifact_name(save_as)
+        body = {**self._about(artifact), "request": {**asdict(request), "model": artifact.key}, "save_as": save_as}
+        return self.jobs.submit("plan", body, device=request.criterion not in WEIGHT_ONLY)
+
+    def prune(self, plan: str | Path | PrunePlan, name: str = "", *, allow_paths: bool = False) -> JobRecord:
+        """Queue the cut that a plan says: its name in the list, its file, or the plan itself.
+
+        The model is written to DATA/models/`name`; result: {"model", "path", "parameters", "bytes",
+        "peak_memory_bytes", "seconds"}. Raises what `plan` does, and name_taken, unknown_plan, plan_other_model.
+        """
+        found = self._plan_of(plan, allow_paths)
+        artifact = self._folder_model(found.model, allow_paths=False)
+        known = self._models.with_known_hash(artifact).sha256
+        if known is not None and known != found.model_sha256:
+            artifact = self._with_hash(found)
+        chosen = self._new_name(name, default_name(found))
+        body = {**self._about(artifact), "plan": json.loads(found.to_json()), "name": chosen}
+        return self.jobs.submit("prune", body, needs_bytes=found.bytes_after, device=False)
+
+    def recover(
+        self, model: str, values: Mapping[str, object], name: str = "", *, allow_paths: bool = False
+    ) -> JobRecord:
+        """Queue the training of `model` (a cut one). `values` are fields of RecoveryConfig.
+
+        `teacher` is a key, empty for the uncut parent. The result is a new model `name`: {"model", "path", "steps",
+        "loss_first", "loss_last", "seconds"}. What can be watched lies in the job's folder (see `jobs.folder`).
+        """
+        config = parse_recovery(values)
+        artifact = self._folder_model(model, allow_paths)
+        if config.data_set not in ("", DRAWN):
+            self._data_set(config.data_set)
+        teacher = self._folder_model(config.teacher, allow_paths) if config.teacher else None
+        if teacher is None and config.uses_teacher and artifact.parent is None:
+            raise UserError("no_parent", value=artifact.name)
+        chosen = self._new_name(name, readable(f"{artifact.key}-recovered"))
+        body = {
+            **self._about(artifact),
+            "config": config.to_dict(),
+            "teacher": "" if teacher is None else teacher.path,
+            "name": chosen,
+        }
+        return self.jobs.submit("recover", body, needs_bytes=CHECKPOINTS * (artifact.bytes or 0))
+
+    def evaluate(
+        self, model: str, values: Mapping[str, object], against: str = "", *, allow_paths: bool = False
+    ) -> JobRecord:
+        """Queue the report card of `model`. `values` are fields of EvaluationRequest.
+
+        Without `against` (a key) it is compared with the uncut model at the root of its family. The card is written
+        beside the model in `report/`; result: {"card", "metrics", "not_measured"}.
+        """
+        request = EvaluationRequest.from_dict(values)
+        artifact = self._folder_model(model, allow_paths)
+        other = self._folder_model(against, allow_paths) if against else None
+        if other is None and artifact.parent is None:
+            raise UserError("no_parent", value=artifact.name)
+        body = {**self._about(artifact), "request": request.to_dict(), "against": "" if other is None else other.path}
+        return self.jobs.submit("evaluate", body)
+
+    def sensitivity(self, model: str, values: Mapping[str, object], *, allow_paths: bool = False) -> JobRecord:
+        """Queue the sensitivity map of `model`: what every block, half and head matters."""
+        artifact = self._folder_model(model, allow_paths)
+        return self.jobs.submit("sensitivity", {**self._about(artifact), "request": dict(values)})
+
+    def slowed(self, lang: Lang) -> str:
+        """A sentence for the page while a job and the pictures share the processor; empty otherwise."""
+        job = self.jobs.running()
+        if job is None or self._manager.state.phase == "lent":
+            return ""
+        return say("job_slows", lang, job=job.kind)
+
+    # --- knock-outs, on the live pipeline
+
+    def knock_out(
+        self,
+        values: Mapping[str, object],
+        knocks: Sequence[Mapping[str, object]],
+        *,
+        model: str,
+        session: str = "local",
+        whole_HWC: "NDArray[np.uint8] | None" = None,
+    ) -> KnockOutJob:
+        """Draw one picture with and without `knocks`, in the queue of the pictures; see KnockOutView.
+
+        `values` are those of a generation; each knock is {"stack", "index", "part", "head"}, the last for part "head"
+        only. The pictures are not kept and have no recipe. `whole_HWC` is the picture of the whole model from an
+        earlier knock-out with the same values and model; it is then not drawn again.
+        Raises InvalidInputError, UserError (unknown model, no_knocks), BusyError (lent to a job).
+        """
+        artifact = self._models.get(model)
+        batch = parse_batch({**values, "count": 1}, artifact.defaults)
+        if not knocks:
+            raise UserError("no_knocks")
+        self._manager.refuse_if_lent()
+        job = KnockOutJob(batch.first, tuple(dict(knock) for knock in knocks), artifact.key, session)
+        start_knock_out(job, self._manager, self._profile_of, whole_HWC)
+        return job
+
+    def _profile_of(self, model: str) -> MemoryProfile:
+        """On the owner thread."""
+        return self._memory.settled or self._memory.fit_to(model)
+
+    # --- plans
+
+    def plans(self) -> tuple[StoredPlan, ...]:
+        """All plans, newest first."""
+        return self._plans.list()
+
+    def get_plan(self, plan_id: object) -> StoredPlan:
+        """The plan of that name. Raises UserError (unknown_plan)."""
+        return self._plans.get(plan_id)
+
+    def save_plan(self, plan: PrunePlan, plan_id: str = "") -> StoredPlan:
+        """Keep a plan, under a free readable name when none is given."""
+        return self._plans.save(plan, plan_id)
+
+    def delete_plan(self, plan_id: object) -> None:
+        """Forget a plan. Raises UserError (unknown_plan)."""
+        self._plans.delete(plan_id)
+
+    # --- what came out
+
+    def family(self) -> tuple[FamilyMember, ...]:
+        """All models as a tree, parents before children, with their report cards. Reads no weight."""
+        return family_of(self._models)
+
+    def card(self, model: str) -> ReportCard:
+        """The report card of a model. Raises UserError (unknown_model, no_card)."""
+        artifact = self._models.get(model)
+        card = card_of(artifact)
+        if card is None:
+            raise UserError("no_card", value=artifact.name)
+        return card
+
+    def report_folder(self, model: str) -> Path:
+        """Where card.json, card.html, card.md and the pictures of a model lie; it may not exist yet."""
+        return Path(self._models.get(model).path) / REPORT
+
+    # --- checks
+
+    def _about(self, artifact: ModelArtifact) -> dict[str, object]:
+        return {"model": artifact.key, "path": artifact.path}
+
+    def _folder_model(self, key: str, allow_paths: bool) -> ModelArtifact:
+        """A model that is a whole folder, or a hub model, which is one once it is here. Raises UserError."""
+        artifact = self._models.get(key, allow_paths=allow_paths)
+        if artifact.kind not in ("folder", "hub"):
+            raise ModelError("plan_needs_folder", value=artifact.name)
+        if artifact.missing and artifact.missing != "missing.not_downloaded":
+            raise UserError(artifact.missing)
+        return artifact
+
+    def _with_hash(self, plan: PrunePlan) -> ModelArtifact:
+        """Another model of the list that the plan is for. Raises UserError (plan_other_model)."""
+        known = [self._models.with_known_hash(artifact) for artifact in self._models.list() if not artifact.missing]
+        for artifact in known:
+            if artifact.sha256 == plan.model_sha256:
+                return artifact
+        named = next(artifact for artifact in known if artifact.key == self._models.get(plan.model).key)
+        raise UserError(
+            "plan_other_model", expected=plan.model, expected_hash=plan.model_sha256[:12],
+            value=named.name, hash=(named.sha256 or "")[:12],
+        )  # fmt: skip
+
+    def _plan_of(self, plan: str | Path | PrunePlan, allow_paths: bool) -> PrunePlan:
+        if isinstance(plan, PrunePlan):
+            return plan
+        if allow_paths and Path(plan).is_file():
+            return read_plan(Path(plan)).plan
+        return self._plans.get(str(plan)).plan
+
+    def _new_name(self, name: str, default: str) -> str:
+        """A name for a model to be written. Raises InvalidInputError (bad_name), UserError (name_taken)."""
+        pending = {str(job.request.get("name", "")) for job in self.jobs.list() if not job.finished}
+
+        def taken(wanted: str) -> bool:
+            return wanted in pending or (self._data / "models" / wanted).exists()
+
+        if not name:
+            return free_name(default, taken)
+        if taken(artifact_name(name)):
+            raise UserError("name_taken", value=name)
+        return name
+
+    def _data_set(self, path: str) -> None:
+        if not Path(path).exists():
+            raise InvalidInputError("bad_choice", field="data_set", value=path, known=f"{DRAWN}, PATH")
+
+
+def prompts_of(path: Path) -> tuple[str, ...]:
+    """The prompts in a text file, one a line; empty lines do not count. Raises UserError (prompts_unreadable)."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "UTF-8"
+        raise UserError("prompts_unreadable", value=path, why=why) from error
+    prompts: Sequence[str] = [line.strip() for line in lines if line.strip()]
+    if not prompts:
+        raise UserError("prompts_unreadable", value=path, why="0")
+    return tuple(prompts)
