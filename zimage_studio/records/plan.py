@@ -113,6 +113,9 @@ class PrunePlan:
     `transformer_` ones the transformer alone. `flops` (2 per multiply-add) are of one forward at `width` x `height`
     pixels with `caption_tokens`. `predicted_speedup` is their ratio: a ceiling, reached where arithmetic is all that
     takes time. `loads_why` maps each runtime to a message key. `edited` says that a person changed it by hand.
+    `image_tokens` are those of one picture. `item_bytes` is what one number takes in the file, `item_bytes_of` where a
+    tensor of the parent differs; `float16_probe` is, for each main block of the parent, the spread of the weights by
+    which ComfyUI decides about float16. With these the plan can be edited without the model.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -138,9 +141,13 @@ class PrunePlan:
     width: int
     height: int
     caption_tokens: int
+    image_tokens: int
+    item_bytes: int
     predicted_speedup: float
     loads_in: Mapping[Runtime, Verdict]
     loads_why: Mapping[Runtime, str]
+    item_bytes_of: Mapping[str, int] = field(default_factory=dict)
+    float16_probe: tuple[float, ...] = ()
     dim_kept: str = ""
     seed: int = 0
     note: str = ""
@@ -158,6 +165,9 @@ class PrunePlan:
         units(self.dim_kept, self.before.dim, "dim_kept")
         if not any(cut.kept for cut in self.cuts if cut.stack == "layers"):
             raise InvalidInputError("plan_no_layers", field="cuts", count=len(self.before.stack("layers")))
+        noise, context = (len(self.after.stack(stack)) for stack in ("noise_refiner", "context_refiner"))
+        if noise != context:
+            raise InvalidInputError("plan_refiners", field="cuts", noise=noise, context=context)
 
     @property
     def after(self) -> TransformerShape:
@@ -215,7 +225,7 @@ class PrunePlan:
     def public(self) -> dict[str, object]:
         """What a door prints: everything but the kept units, and the table of blocks in their place."""
         data = asdict(self)
-        for bulky in ("cuts", "before", "dim_kept"):
+        for bulky in ("cuts", "before", "dim_kept", "item_bytes_of"):
             del data[bulky]
         after = self.after
         return {**data, "dim_before": self.before.dim, "dim_after": after.dim, "blocks": self.rows()}
