@@ -26,6 +26,7 @@ REFUSED = [
     ({"sparsity_share": 0.2}, "sparsity_share"),
     ({"gradient_checkpointing": "yes"}, "gradient_checkpointing"),
     ({"prompts": ["a\0b"], "method": "distil"}, "prompts"),
+    ({"trainable": "lora", "optimiser": "muon"}, "optimiser"),
     ({"colour": 1}, "colour"),
 ]
 

@@ -4,6 +4,8 @@ The official forward takes lists of pictures and captions of any length and pads
 pictures of a batch have one size and all captions one padded length, so plain tensors will do; and rotary embeddings
 in real arithmetic let torch.compile fuse them.
 
+Where the transformer's gradient checkpointing is on, each block is computed again in the backward pass.
+
 Shapes: B batch, C latent channels, H x W latent pixels, L caption tokens (a multiple of 32), S sequence, D width.
 """
 
@@ -14,6 +16,7 @@ import torch.nn.functional as F  # noqa: N812
 from diffusers import ZImageTransformer2DModel
 from diffusers.models.transformers.transformer_z_image import ZImageTransformerBlock
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 PATCH = 2
 
@@ -82,6 +85,19 @@ def _block(block: ZImageTransformerBlock, x_BSD: Tensor, turn: Rotary, time_BE: 
     return x_BSD + gate_f.tanh() * block.ffn_norm2(block.feed_forward(block.ffn_norm1(x_BSD) * (1 + scale_f)))
 
 
+def _run(
+    transformer: ZImageTransformer2DModel,
+    block: ZImageTransformerBlock,
+    x_BSD: Tensor,
+    turn: Rotary,
+    time_BE: Tensor | None,
+) -> Tensor:
+    if transformer.gradient_checkpointing and torch.is_grad_enabled():
+        again: Tensor = checkpoint(_block, block, x_BSD, turn, time_BE, use_reentrant=False)
+        return again
+    return _block(block, x_BSD, turn, time_BE)
+
+
 def forward(
     transformer: ZImageTransformer2DModel,
     noisy_BCHW: Tensor,
@@ -97,14 +113,14 @@ def forward(
     tokens = patches.permute(0, 2, 4, 3, 5, 1).reshape(batch, -1, PATCH * PATCH * channels)
     x = transformer.all_x_embedder["2-1"](tokens)
     for block in transformer.noise_refiner:
-        x = _block(block, x, layout.image, time)
+        x = _run(transformer, block, x, layout.image, time)
     words = transformer.cap_embedder(caption_BLE)
     words = torch.where(caption_mask_BL[..., None], words, transformer.cap_pad_token.to(words.dtype))
     for block in transformer.context_refiner:
-        words = _block(block, words, layout.caption, None)
+        words = _run(transformer, block, words, layout.caption, None)
     both = torch.cat((x, words), dim=1)
     for block in transformer.layers:
-        both = _block(block, both, layout.both, time)
+        both = _run(transformer, block, both, layout.both, time)
     out = transformer.all_final_layer["2-1"](both[:, : x.shape[1]], c=time)
     out = out.reshape(batch, height // PATCH, width // PATCH, PATCH, PATCH, channels)
     return out.permute(0, 5, 1, 3, 2, 4).reshape(batch, channels, height, width)

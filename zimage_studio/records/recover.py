@@ -22,6 +22,7 @@ TrainingPrecision = Literal["auto", "fp32", "bf16"]
 MAX_STEPS, MAX_MINUTES, MAX_BATCH, MAX_ACCUMULATION = 1_000_000, 10_080.0, 1024, 1024
 MAX_PROMPTS, MAX_PROMPT_CHARS, MAX_SAMPLES, MAX_HELD_OUT, MAX_CUTS = 100_000, 2000, 16, 1024, 16
 MAX_PATH_CHARS = 1000
+MAX_TRAJECTORIES = 100_000
 SIZE_STEP_PX, MAX_SIZE_PX = 16, 2048
 MAX_SEED = 2**63 - 1
 MAX_CHECKPOINT_S = 60
@@ -37,7 +38,7 @@ class RecoveryConfig:
     losses count: flow matching on the pictures of `data_set`, distillation of the teacher's velocity on its own
     trajectories, or both, weighted. `data_set` is `drawn` or a path: a folder of pictures, or webdataset shards; it
     may be empty for distillation, which needs only `prompts` (empty: the captions of the data set).
-    `teacher` is a model as the door knows it (empty: the parent of the student).
+    `teacher` is a model as the door knows it (empty: the parent of the student); it draws `trajectories` pictures.
 
     `lr` is AdamW's, `muon_lr` Muon's. `warm_up` is a share of the budget, `constant_share` the share after which
     `constant_linear` falls. `ema` is a decay, 0 for none. `size` is the side in px (0: the model's own).
@@ -56,6 +57,7 @@ class RecoveryConfig:
     data_set: str = DRAWN
     prompts: tuple[str, ...] = ()
     teacher: str = ""
+    trajectories: int = 256
     trainable: Trainable = "full"
     lora_rank: int = 16
     batch: int = 8
@@ -207,6 +209,7 @@ _CHECKS: dict[str, Callable[[str, object], object]] = {
     "data_set": lambda name, value: text(name, value, MAX_PATH_CHARS),
     "prompts": _prompts,
     "teacher": lambda name, value: text(name, value, MAX_PATH_CHARS),
+    "trajectories": _whole(2, MAX_TRAJECTORIES),
     "trainable": _choice(get_args(Trainable)),
     "lora_rank": _whole(1, 1024),
     "batch": _whole(1, MAX_BATCH),
@@ -245,5 +248,7 @@ def _refuse_contradictions(config: RecoveryConfig) -> None:
         raise InvalidInputError("recover_needs_prompts", field="prompts")
     if not (config.uses_flow and config.flow_weight) and not (config.uses_teacher and config.distil_weight):
         raise InvalidInputError("recover_no_loss", field="flow_weight", other="distil_weight")
+    if config.trainable == "lora" and config.optimiser == "muon":
+        raise InvalidInputError("recover_muon_lora", field="optimiser", value=config.optimiser)
     if config.sparsity_share and not config.cuts:
         raise InvalidInputError("recover_needs_cuts", field="sparsity_share", other="cuts")

@@ -1,0 +1,125 @@
+"""The recovered model as a folder of its own beside the student: it appears whole or not at all."""
+
+import hashlib
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import ZImageTransformer2DModel
+
+from zimage_studio.core.fingerprint import MANIFEST
+from zimage_studio.core.model_files import Facts, inspect_folder
+from zimage_studio.core.recovery import lora
+from zimage_studio.core.recovery.store import flush, write_text
+from zimage_studio.core.weight_headers import component_header, read_json
+from zimage_studio.errors import StorageError
+
+SCHEMA = 1
+RECOVERY = "recovery.json"
+LORA_FOLDER = "lora"
+UNFINISHED = ".partial"
+RESERVE_BYTES = 256 * 2**20
+MB = 10**6
+DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+
+
+def write_folder(
+    student: Path,
+    out: Path,
+    transformer: ZImageTransformer2DModel,
+    *,
+    parent: str,
+    parent_name: str,
+    facts_of_run: Mapping[str, Any],
+) -> None:
+    """The student's folder with the trained transformer, in the dtype the student is stored in.
+
+    `parent` is the hash of the model that training began with, `parent_name` what it is called. The transformer is used up: an adapter is merged, weights are rounded in place.
+    Raises StorageError.
+    """
+    facts = inspect_folder(student)
+    beside = out.parent / f".{out.name}.{os.getpid()}-{secrets.token_hex(4)}{UNFINISHED}"
+    with _storing(out.parent):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        require_room(out.parent, sum(size.bytes for size in facts.components.values()))
+        try:
+            _copy_rest(student, facts, beside)
+            if getattr(transformer, "_hf_peft_config_loaded", False):
+                lora.save(transformer, beside / LORA_FOLDER)
+                lora.merge(transformer)
+            _round(transformer, student)
+            transformer.save_pretrained(beside / "transformer", max_shard_size="10GB")
+            run = {"schema": SCHEMA, "parent": parent, **facts_of_run, "before": _before(student)}
+            write_text(beside / RECOVERY, json.dumps(run, ensure_ascii=False, indent=1) + "\n")
+            _write_manifest(beside, parent, parent_name)
+            _appear(beside, out)
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+
+
+def require_room(folder: Path, need: int) -> None:
+    """Raises StorageError naming what is needed and what is free."""
+    free = shutil.disk_usage(folder).free
+    if free < need + RESERVE_BYTES:
+        need_mb = -(-(need + RESERVE_BYTES) // MB)
+        raise StorageError("disk_full", folder=folder, free_mb=free // MB, need_mb=need_mb)
+
+
+@contextmanager
+def _storing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StorageError("cannot_write", folder=folder, why=error.strerror or error) from error
+
+
+def _copy_rest(student: Path, facts: Facts, beside: Path) -> None:
+    """All but the transformer; of the files that lie loose: plan, defaults and the like."""
+    files = {name: path for name, path in facts.files.items() if not name.startswith("transformer/")}
+    files |= {path.name: path for path in student.glob("*.json") if path.name not in (MANIFEST, RECOVERY)}
+    for name, path in files.items():
+        (beside / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, beside / name)
+        flush(beside / name)
+
+
+@torch.no_grad()  # type: ignore[untyped-decorator]
+def _round(transformer: ZImageTransformer2DModel, student: Path) -> None:
+    header = component_header(student, "transformer")
+    for name, weight in transformer.named_parameters():
+        weight.data = weight.data.to(DTYPES[header[name].dtype])
+
+
+def _before(student: Path) -> list[Any]:
+    """The recoveries that the student went through itself, oldest first."""
+    path = student / RECOVERY
+    if not path.is_file():
+        return []
+    run = read_json(path)
+    return [*run.pop("before", []), run]
+
+
+def _write_manifest(beside: Path, parent: str, name: str) -> None:
+    hashes = {file: file_sha256(path) for file, path in sorted(inspect_folder(beside).files.items())}
+    made = {"schema": SCHEMA, "made_by": "recover", "parent": parent, "parent_name": name, "files": hashes}
+    write_text(beside / MANIFEST, json.dumps(made, ensure_ascii=False, indent=2) + "\n")
+
+
+def file_sha256(path: Path) -> str:
+    """The hash of a file, read piece by piece."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _appear(beside: Path, out: Path) -> None:
+    for path in beside.rglob("*"):
+        flush(path)
+    flush(beside)
+    beside.rename(out)
+    flush(out.parent)
