@@ -99,14 +99,14 @@ class JobProgress:
 
     def _beat_once(self) -> None:
         job = self._job
-        if self._table.update(job.id, only=("running",), attempt=job.attempt, **self.snapshot()):
+        if self._table.update(job.id, only=("running",), in_attempt=job.attempt, **self.snapshot()):
             return
         present = self._table.get(job.id)
         if present is None or present.attempt != job.attempt:
             log.error("this job was deleted or taken over; ending")
             os._exit(FAILED)
         self._stop.set()
-        self._table.update(job.id, only=("stopping",), attempt=job.attempt, heartbeat=now())
+        self._table.update(job.id, only=("stopping",), in_attempt=job.attempt, heartbeat=now())
 
 
 def run_job(data: Path, job_id: str, work: Work, *, parent: int | None = None, held: int | None = None) -> int:
@@ -140,7 +140,7 @@ def _take_turn(table: JobTable, folder: Path, job: JobRecord) -> bool:
         if present is None or present.state != "queued":
             return False
     return table.update(
-        job.id, only=("queued",), attempt=job.attempt, state="running", started=job.started or now(),
+        job.id, only=("queued",), in_attempt=job.attempt, state="running", started=job.started or now(),
         heartbeat=now(), note="note.starting",
     )  # fmt: skip
 
@@ -157,7 +157,7 @@ def _run(table: JobTable, job: JobRecord, folder: Path, work: Work, progress: Jo
             "reason": "",
             **changes,
         }
-        table.update(job.id, only=("running", "stopping"), attempt=job.attempt, **last)
+        table.update(job.id, only=("running", "stopping"), in_attempt=job.attempt, **last)
 
     log.info("%s %s, attempt %d, process %d", job.kind, job.id, job.attempt, os.getpid())
     try:

@@ -52,8 +52,10 @@ class JobTable:
         with self._writing() as connection:
             connection.execute(sql, [_packed(name, value) for name, value in row.items()])
 
-    def update(self, job_id: str, *, only: Sequence[JobState], attempt: int | None = None, **changes: object) -> bool:
-        """Set columns of a job that is in one of the states `only` (and in its `attempt`th start).
+    def update(
+        self, job_id: str, *, only: Sequence[JobState], in_attempt: int | None = None, **changes: object
+    ) -> bool:
+        """Set columns of a job that is in one of the states `only` (and at its `in_attempt`th start).
 
         False when it is not, or when there is no such job. Raises StorageError.
         """
@@ -61,8 +63,8 @@ class JobTable:
         states = ", ".join("?" for _ in only)
         sql = f"UPDATE jobs SET {sets} WHERE id = ? AND state IN ({states})"  # noqa: S608 - fixed names
         values = [*(_packed(name, value) for name, value in changes.items()), job_id, *only]
-        if attempt is not None:
-            sql, values = f"{sql} AND attempt = ?", [*values, attempt]
+        if in_attempt is not None:
+            sql, values = f"{sql} AND attempt = ?", [*values, in_attempt]
         with self._writing() as connection:
             return connection.execute(sql, values).rowcount == 1
 

@@ -242,7 +242,7 @@ class JobService:
 
     def _mark_interrupted(self, job: JobRecord, reason: str, **values: str) -> bool:
         return self.table.update(
-            job.id, only=("queued", "running", "stopping"), attempt=job.attempt, state="interrupted", ended=now(),
+            job.id, only=("queued", "running", "stopping"), in_attempt=job.attempt, state="interrupted", ended=now(),
             note="note.job_interrupted", eta_s=None, reason=reason, reason_values=values,
         )  # fmt: skip
 
@@ -285,11 +285,12 @@ class JobService:
     def _turn(self) -> None:
         """One look at the queue: start what is ours and first; tell the device who has it."""
         self.sweep()
-        unfinished = self.table.unfinished()
+        with self._lock:  # a job that is being queued is held before it is in the table
+            unfinished = self.table.unfinished()
+            for job_id in self._waiting.keys() - {job.id for job in unfinished}:
+                self._release(job_id)  # stopped or deleted by another process
         first = unfinished[0] if unfinished else None
         busy = next((job for job in unfinished if job.state != "queued"), None)
-        for job_id in self._waiting.keys() - {job.id for job in unfinished}:
-            self._release(job_id)  # stopped or deleted by another process
         if busy is not None:
             self._lend(busy)
         elif first is not None and first.id in self._waiting and Lock(self._folder / TURN).is_free():
@@ -321,7 +322,7 @@ class JobService:
             with (self.folder(job.id) / LOG).open("ab") as output:
                 self._child = child = subprocess.Popen(
                     [*command, "--held", str(lock.fd)], stdin=subprocess.DEVNULL, stdout=output,
-                    stderr=subprocess.STDOUT, start_new_session=True, pass_fds=(lock.fd,),
+                    stderr=subprocess.STDOUT, start_new_session=True, pass_fds=(lock.fd,), env=_environment(),
                 )  # fmt: skip
             self._child_runs = job.id
             lock.close()
@@ -346,6 +347,13 @@ class JobService:
                 log.warning("job %s did not stop; it is killed", job.id)
                 _kill_group(child.pid)
         _kill_group(child.pid)  # what it started and left behind
+
+
+def _environment() -> dict[str, str]:
+    """Ours, with this very package to be found from any folder, and without progress bars in the log."""
+    paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
+    ours = {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "TQDM_DISABLE": "1", "PYTHONUNBUFFERED": "1"}
+    return {**os.environ, **ours}
 
 
 def _how_it_ended(status: int) -> tuple[str]:
