@@ -144,6 +144,7 @@ def test_a_profile_is_saved_exported_deleted_and_imported(browser: Browser, app_
         page.fill("#zs-profile-name input", "my card")
         page.click("#zs-profile-save")
         expect(page.get_by_test_id(TOAST)).to_contain_text("my card is saved.", timeout=PATIENCE_MS)
+        expect(page.locator("#zs-profile input")).to_have_value(re.compile("my card"))  # the toast comes before it
         with page.expect_download() as download:
             page.click("#zs-profile-export")
         file = tmp_path / "my card.json"
