@@ -67,8 +67,8 @@ PRESETS = {
         questions=500, variants=500, pairs=500, compiled=False, gated=True,
     ),
     "smoke": Preset(
-        vae_steps=10, vae_batch=4, vae_pool=64, pictures=64, flow_steps=6, decay_steps=2, flow_batch=8,
-        judge_steps=8, judge_pool=64, clip_steps=4, clip_more_steps=2, clip_pool=32, questions=4, variants=0, pairs=2,
+        vae_steps=4, vae_batch=4, vae_pool=32, pictures=64, flow_steps=3, decay_steps=1, flow_batch=4,
+        judge_steps=3, judge_pool=64, clip_steps=2, clip_more_steps=1, clip_pool=32, questions=4, variants=0, pairs=2,
         compiled=False, gated=False,
     ),
 }  # fmt: skip
