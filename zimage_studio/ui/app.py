@@ -8,6 +8,7 @@ from zimage_studio.messages import Lang
 from zimage_studio.services.studio import Studio
 from zimage_studio.ui import present
 from zimage_studio.ui.api import add_api
+from zimage_studio.ui.compress_tab import CompressTab
 from zimage_studio.ui.doors import LOCAL, PRIVATE
 from zimage_studio.ui.generate_tab import add_generate_tab, refresh_models
 from zimage_studio.ui.grid_watch import VISITOR_JS
@@ -19,6 +20,7 @@ from zimage_studio.ui.texts import Texts
 
 ASSETS = Path(__file__).parent / "assets"
 CHIP_S = 2.0
+STYLES = ("studio.css", "refine.css", "memory.css", "compress.css")
 SWEEP_S = (3600, 24 * 3600)
 FONTS = (
     "system-ui", "-apple-system", "Segoe UI", "Roboto", "PingFang SC", "Microsoft YaHei", "Noto Sans CJK SC",
@@ -47,6 +49,8 @@ def build_page(studio: Studio, lang: Lang, *, with_api: bool) -> gr.Blocks:
                 view = add_history_tab(studio, controls, tabs, history, t)
             with gr.Tab(t("tab_memory"), id="memory") as memory:
                 MemoryTab(studio, tabs, memory, t)
+            with gr.Tab(t("tab_compress"), id="compress") as compress:
+                CompressTab(studio, tabs, compress, t)
         replay.offer(stage.replay, stage.chosen_id)
         replay.offer(view.replay, view.chosen)
         refine.offer(stage.refine, stage.chosen_id)
@@ -98,7 +102,7 @@ def theme() -> gr.themes.Base:
 
 def css() -> str:
     """The style sheet."""
-    return "".join((ASSETS / name).read_text(encoding="utf-8") for name in ("studio.css", "refine.css", "memory.css"))
+    return "".join((ASSETS / name).read_text(encoding="utf-8") for name in STYLES)
 
 
 def head(lang: Lang = "en") -> str:

@@ -167,9 +167,9 @@ def model_note(artifact: ModelArtifact, t: Texts) -> str:
     if artifact.family != "other":
         parts.append(t(f"model_family_{artifact.family}"))
     if artifact.parameters:
-        parts.append(_parameters(artifact.parameters, t))
+        parts.append(parameters(artifact.parameters, t))
     if artifact.bytes:
-        parts.append(_bytes(artifact.bytes, t))
+        parts.append(size(artifact.bytes, t))
     if artifact.missing == "missing.not_downloaded":
         parts.append(t("model_hub"))
     elif artifact.missing:
@@ -227,14 +227,15 @@ def local_minute(created: str) -> str:
         return created
 
 
-def _parameters(number: int, t: Texts) -> str:
+def parameters(number: int, t: Texts) -> str:
     """Chinese counts in 10^4 and 10^8, English in 10^6 and 10^9."""
     if number >= 10**9:
         return t("model_parameters_billions", billions=f"{number / 1e9:.1f}", yi=f"{number / 1e8:.0f}")
     return t("model_parameters", millions=f"{number / 1e6:.1f}", wan=f"{number / 1e4:.0f}")
 
 
-def _bytes(number: int, t: Texts) -> str:
+def size(number: int, t: Texts) -> str:
+    """Bytes in units of 10^6 or 10^9."""
     if number >= 10**9:
         return t("model_bytes_gb", gb=f"{number / 1e9:.1f}")
     return t("model_bytes", mb=f"{number / 1e6:.1f}")
