@@ -656,4 +656,17 @@ EN: dict[str, str] = {
     "field.interrupted": "interrupted",
     "field.failed": "failed",
     "field.done": "done",
+    # criteria, knock-outs, sensitivity
+    "scores_unreadable": "{value} holds no scores that can be read: {why}. Compute them again.",
+    "calibration_no_prompts": "The criterion {criterion} measures on pictures. Give at least one prompt.",
+    "calibration_not_finite": "The model gave values that are not finite on the prompt {value}. Load it in another precision.",
+    "score_not_plain": "The criterion {criterion} needs plain weights, and {tensor} is {found}. Load the model without quantisation or offloading.",
+    "knock_head": "Only the part \"head\" takes a head; {value} does not.",
+    "knock_not_plain": "{value} cannot be switched off: {why}. Choose a memory profile that keeps this weight plain and in one place.",
+    "knock_why.offloaded": "its weights are offloaded piece by piece",
+    "knock_why.quantised": "its weights are quantised",
+    "bad_map": "This is no sensitivity map: {why}.",
+    "note.calibrating": "Following the model on its own pictures",
+    "note.scoring": "Scoring units, heads and blocks",
+    "note.mapping": "Switching blocks off, one by one",
 }

@@ -656,4 +656,17 @@ ZH: dict[str, str] = {
     "field.interrupted": "已中断",
     "field.failed": "失败",
     "field.done": "已完成",
+    # criteria, knock-outs, sensitivity
+    "scores_unreadable": "{value} 中没有可读取的分数：{why}。请重新计算。",
+    "calibration_no_prompts": "标准 {criterion} 需要用图片测量。请至少给出一条提示词。",
+    "calibration_not_finite": "模型在提示词 {value} 上给出了非有限值。请以其他精度加载。",
+    "score_not_plain": "标准 {criterion} 需要未处理的权重，而 {tensor} 为 {found}。请不经量化或卸载加载模型。",
+    "knock_head": "只有部分 \"head\" 可以带 head；{value} 不可以。",
+    "knock_not_plain": "无法关闭 {value}：{why}。请选择让该权重保持原样并留在原处的内存方案。",
+    "knock_why.offloaded": "其权重被逐块卸载",
+    "knock_why.quantised": "其权重已量化",
+    "bad_map": "这不是敏感度图：{why}。",
+    "note.calibrating": "跟随模型自己的图片",
+    "note.scoring": "为单元、注意力头和块评分",
+    "note.mapping": "逐个关闭块",
 }
