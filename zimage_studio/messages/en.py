@@ -507,6 +507,7 @@ EN: dict[str, str] = {
     "report.unreadable": "This report card cannot be read: {why}.",
     "report.schema": "This report card has schema {value}; this version reads {known}.",
     "report.prompts_list": "The {field} must be a list of texts, not {value}.",
+    "report.none_differ": "no difference in any of {count} pictures; one in up to {percent} of all pictures cannot be ruled out",
     "field.image_reward": "ImageReward folder",
     "field.hps": "HPSv2 folder",
     "report.size_step": "The {field} is {value}; it must be a multiple of {step}.",

@@ -507,6 +507,7 @@ ZH: dict[str, str] = {
     "report.unreadable": "这份报告卡无法读取：{why}。",
     "report.schema": "这份报告卡的 schema 是 {value}；本版本读取 {known}。",
     "report.prompts_list": "{field}必须是文字列表，而不是 {value}。",
+    "report.none_differ": "{count} 张图片均无差别；不能排除至多 {percent} 的图片有差别",
     "field.image_reward": "ImageReward 文件夹",
     "field.hps": "HPSv2 文件夹",
     "report.size_step": "{field}是 {value}；必须是 {step} 的倍数。",

@@ -9,18 +9,28 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from zimage_studio.errors import InvalidInputError
 from zimage_studio.records.checks import flag, text, whole
-from zimage_studio.records.request import MAX_PROMPT_CHARS, MAX_SEED, STRICT
+from zimage_studio.records.request import (
+    MAX_PROMPT_CHARS,
+    MAX_SEED,
+    MAX_SIDE_PX,
+    MAX_STEPS,
+    MIN_SIDE_PX,
+    SIDE_STEP_PX,
+    STRICT,
+)
 from zimage_studio.records.strict_json import loads_strict
 
 SCHEMA = 1
 CONFIDENCE = 0.95
-MIN_RESAMPLES, DEFAULT_RESAMPLES, MAX_RESAMPLES = 2000, 5000, 1_000_000
+MIN_RESAMPLES, DEFAULT_RESAMPLES, MAX_RESAMPLES = 2000, 5000, 100_000
 MIN_PROMPTS, DEFAULT_PROMPTS, MAX_PROMPTS = 2, 24, 1000
 MIN_REPEATS, DEFAULT_REPEATS, MAX_REPEATS = 3, 7, 100
 MAX_COMPLAINTS = 5
+MAX_PATH_CHARS = 1000
 
 Better = Literal["higher", "lower"]
 Column = Literal["model", "parent", "quantised"]
+TargetName = Literal["size", "time", "clip_drop"]
 Finding = Literal["better", "worse", "unclear", "same", ""]
 COLUMNS: tuple[Column, ...] = ("model", "parent", "quantised")
 
@@ -32,8 +42,10 @@ class Metric:
     `interval` holds the true mean difference to the parent with 95 %, in `unit` (value minus parent; for metrics that
     are a distance to the parent, whose own value is `ideal`, it holds the mean itself). It is None for what is
     counted and not sampled, such as bytes. `quantised_interval` is the same for the quantised parent, and `rivals` for
-    model minus quantised parent. `ideal` is the value of a picture compared with itself; for PSNR that is infinite,
-    which None stands for: `identical` says then that all pictures were equal. `samples` counts what was averaged.
+    model minus quantised parent. `to_parent` marks distances to the parent's picture, whose own value is that of a
+    picture with itself; for PSNR that is infinite, which None stands for: `identical` says then that all pictures were
+    equal. `counted` marks what is exact without sampling. `samples` counts what was averaged, `source` names the model
+    that scored or the way it was measured.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -49,6 +61,7 @@ class Metric:
     rivals: tuple[float, float] | None = None
     to_parent: bool = False
     identical: bool = False
+    counted: bool = False
     samples: int = 0
     source: str = ""
 
@@ -61,29 +74,29 @@ class Metric:
 
     @property
     def finding(self) -> Finding:
-        """What the numbers show: `unclear` where the interval holds no difference too; empty where nothing is known."""
+        """What the numbers show: `unclear` where the interval holds 0 too; empty where they show nothing.
+
+        It is `unclear` too where no picture differed at all, for others may.
+        A distance to the parent has none: it is 0 or it is not. What was measured once, without an interval, neither.
+        """
         if self.identical:
             return "same"
         if self.to_parent:
-            return "" if self.value is None else "worse"
+            return ""
         if self.interval is not None:
             return _finding(self.interval, self.better)
-        if self.difference is None:
+        if self.difference is None or not self.counted:
             return ""
-        return _finding((self.difference, self.difference), self.better)
+        return _finding((self.difference, self.difference), self.better) if self.difference else "same"
 
     @property
     def against_quantised(self) -> Finding:
         """The model beside the quantised parent: which of the two is better, as far as the numbers show it."""
-        if self.rivals is not None:
-            return _finding(self.rivals, self.better)
-        return ""
+        return "" if self.rivals is None else _finding(self.rivals, self.better)
 
 
 def _finding(interval: tuple[float, float], better: Better) -> Finding:
     low, high = interval
-    if low == high == 0:
-        return "same"
     if low <= 0 <= high:
         return "unclear"
     return "better" if (low > 0) == (better == "higher") else "worse"
@@ -111,7 +124,7 @@ class Target:
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
-    name: Literal["size", "time", "clip_drop"]
+    name: TargetName
     bound: float
     reached: float | None
     met: bool | None
@@ -227,8 +240,9 @@ class EvaluationRequest:
 
     `prompts` may be empty: then `count` of the questions of the embedded model's world, or of the bundled prompts,
     are taken. Picture i has seed `seed` + i. `clip` is a local folder of an open_clip checkpoint or a hub name
-    (`hf-hub:organisation/name`); empty takes the embedded one where it fits. `lpips` and `reward` are local folders.
-    `repeats` is how often each model is timed. `quantised` False leaves the quantised column out, which the card says.
+    (`organisation/name`); empty takes the embedded one where it fits. `lpips`, `image_reward` and `hps` are local
+    folders. `repeats` is how often each model is timed. `quantised` False leaves the quantised column out, which the
+    card says. `size` (px of a side) and `steps` are the parent's own where they are 0.
     """
 
     prompts: tuple[str, ...] = ()
@@ -238,8 +252,11 @@ class EvaluationRequest:
     repeats: int = DEFAULT_REPEATS
     clip: str = ""
     lpips: str = ""
-    reward: str = ""
+    image_reward: str = ""
+    hps: str = ""
     quantised: bool = True
+    size: int = 0
+    steps: int = 0
 
     def __post_init__(self) -> None:
         prompts = self.prompts
@@ -256,10 +273,13 @@ class EvaluationRequest:
             "seed": whole("seed", self.seed, 0, MAX_SEED - MAX_PROMPTS),
             "resamples": whole("resamples", self.resamples, MIN_RESAMPLES, MAX_RESAMPLES),
             "repeats": whole("repeats", self.repeats, MIN_REPEATS, MAX_REPEATS),
-            "clip": text("clip", self.clip, 1000),
-            "lpips": text("lpips", self.lpips, 1000),
-            "reward": text("reward", self.reward, 1000),
+            "clip": text("clip", self.clip, MAX_PATH_CHARS),
+            "lpips": text("lpips", self.lpips, MAX_PATH_CHARS),
+            "image_reward": text("image_reward", self.image_reward, MAX_PATH_CHARS),
+            "hps": text("hps", self.hps, MAX_PATH_CHARS),
             "quantised": flag("quantised", self.quantised),
+            "size": _size(self.size),
+            "steps": whole("steps", self.steps, 0, MAX_STEPS),
         }
         for name, value in changes.items():
             object.__setattr__(self, name, value)
@@ -280,3 +300,13 @@ class EvaluationRequest:
         if unknown := data.keys() - known.keys():
             raise InvalidInputError("unknown_field", field=min(unknown), known=", ".join(known))
         return cls(**{name: value for name, value in data.items() if value is not None})  # type: ignore[arg-type]
+
+
+def _size(value: object) -> int:
+    """0, or a side in px."""
+    side = whole("size", value, 0, MAX_SIDE_PX)
+    if side == 0:
+        return 0
+    if side % SIDE_STEP_PX:
+        raise InvalidInputError("report.size_step", field="size", value=side, step=SIDE_STEP_PX)
+    return whole("size", side, MIN_SIDE_PX, MAX_SIDE_PX)

@@ -93,6 +93,15 @@ class Judge:
             verdicts += [Verdict(*words) for words in zip(*columns, strict=True)]
         return verdicts
 
+    def stages(self, images: Sequence[Image.Image]) -> list[Tensor]:
+        """What the convolutions find: (N, C, H, W) after each of them."""
+        x, found = as_tensor(images, SIDE_PX), []
+        for layer in self._network.features:
+            x = layer(x)
+            if isinstance(layer, nn.ReLU):
+                found.append(x)
+        return found
+
     def _words(self, question: str, logits_NA: Tensor) -> list[str]:
         return [self._answers[question][index] for index in logits_NA.argmax(1).tolist()]
 
