@@ -1,7 +1,6 @@
 """What a criterion said about every unit, head and block of a transformer; kept in a file beside the plan. No torch."""
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,7 +46,7 @@ class Scores:
         unfinished = path.with_name(f".{path.name}.part")
         ordered = {name: np.ascontiguousarray(values, dtype=np.float64) for name, values in arrays.items()}
         save_file(ordered, unfinished, metadata={"scores": json.dumps(head, ensure_ascii=False)})
-        os.replace(unfinished, path)
+        unfinished.replace(path)
 
     @classmethod
     def load(cls, path: Path) -> Self:
