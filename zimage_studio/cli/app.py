@@ -7,13 +7,20 @@ from collections.abc import Sequence
 
 import typer
 
-from zimage_studio.cli import images
+from zimage_studio.cli import compress, images
+from zimage_studio.cli.jobs import jobs_app, run_process
 from zimage_studio.cli.memory import memory_app
 from zimage_studio.cli.models import models_app
 from zimage_studio.errors import Cancelled, UserError
 from zimage_studio.messages import LANGS, Lang, say
 
 REFUSED, FAILED, STOPPED = 2, 1, 130
+NOT_THE_INPUT = frozenset(
+    {
+        "out_of_memory", "not_finite", "flat_image", "disk_full", "cannot_write", "job_bug", "job_killed",
+        "job_process_gone", "job_app_ended",
+    }
+)  # fmt: skip
 
 
 def build_app() -> typer.Typer:
@@ -25,10 +32,15 @@ def build_app() -> typer.Typer:
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
     )
-    for command in (images.generate, images.inspect, images.replay, images.grid):
+    for command in (
+        images.generate, images.inspect, images.replay, images.grid,
+        compress.plan, compress.prune, compress.recover, compress.evaluate,
+    ):  # fmt: skip
         app.command()(command)
+    app.command("job", hidden=True)(run_process)
     app.add_typer(models_app, name="models")
     app.add_typer(memory_app, name="memory")
+    app.add_typer(jobs_app, name="jobs")
     return app
 
 
@@ -49,7 +61,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _refusal(error: UserError) -> bool:
     """Whether the input was at fault, or something that happened while working."""
-    return error.key not in {"out_of_memory", "not_finite", "flat_image", "disk_full", "cannot_write"}
+    return error.key not in NOT_THE_INPUT
 
 
 def _refuse(sentence: str, status: int) -> int:

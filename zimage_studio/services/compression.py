@@ -7,17 +7,24 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pydantic import TypeAdapter, ValidationError
+
+from zimage_studio.core.pruning.planning import edited
+from zimage_studio.core.pruning.scores import Scores
+from zimage_studio.core.pruning.shape import transformer_shape
 from zimage_studio.errors import InvalidInputError, ModelError, UserError
 from zimage_studio.messages import Lang, say
 from zimage_studio.records.artifact import ModelArtifact
 from zimage_studio.records.compress import artifact_name, parse_prune
 from zimage_studio.records.job import JobRecord
 from zimage_studio.records.memory import MemoryProfile
-from zimage_studio.records.plan import PrunePlan
+from zimage_studio.records.plan import BlockEdit, PrunePlan, TransformerShape
 from zimage_studio.records.recover import DRAWN, parse_recovery
 from zimage_studio.records.report import EvaluationRequest, ReportCard
 from zimage_studio.records.request import parse_batch
-from zimage_studio.services.family import REPORT, FamilyMember, card_of, family_of
+from zimage_studio.records.sensitivity import SensitivityMap, parse_knock
+from zimage_studio.records.sensitivity_request import SensitivityRequest
+from zimage_studio.services.family import FamilyMember, card_of, family_of, report_place
 from zimage_studio.services.jobs import JobService
 from zimage_studio.services.knockouts import KnockOutJob, start_knock_out
 from zimage_studio.services.manager import PipelineManager
@@ -32,6 +39,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 WEIGHT_ONLY = frozenset({"random", "l1", "group_l2"})
+MAP = "map.json"
 CHECKPOINTS = 4
 """A training keeps weights, their average and two moments, in float32 at the most."""
 
@@ -81,7 +89,7 @@ class CompressionService:
         known = self._models.with_known_hash(artifact).sha256
         if known is not None and known != found.model_sha256:
             artifact = self._with_hash(found)
-        chosen = self._new_name(name, default_name(found))
+        chosen = self._new_name(name, default_name(found, artifact.key))
         body = {**self._about(artifact), "plan": json.loads(found.to_json()), "name": chosen}
         return self.jobs.submit("prune", body, needs_bytes=found.bytes_after, device=False)
 
@@ -126,9 +134,21 @@ class CompressionService:
         return self.jobs.submit("evaluate", body)
 
     def sensitivity(self, model: str, values: Mapping[str, object], *, allow_paths: bool = False) -> JobRecord:
-        """Queue the sensitivity map of `model`: what every block, half and head matters."""
+        """Queue the sensitivity map of `model`: what every block, half and head matters.
+
+        `values` are fields of SensitivityRequest; `sensitivity_map` reads what came out.
+        """
+        request = SensitivityRequest.from_dict(values)
         artifact = self._folder_model(model, allow_paths)
-        return self.jobs.submit("sensitivity", {**self._about(artifact), "request": dict(values)})
+        return self.jobs.submit("sensitivity", {**self._about(artifact), "request": request.to_dict()})
+
+    def resume_recovery(self, model: str, *, allow_paths: bool = False) -> JobRecord:
+        """Queue the newest recovery of `model` that did not come to its end again. Raises UserError (job_none)."""
+        artifact = self._folder_model(model, allow_paths)
+        for job in self.jobs.list():
+            if job.kind == "recover" and job.resumable and job.request.get("path") == artifact.path:
+                return self.jobs.resume(job.id)
+        raise UserError("job_none", value=artifact.name)
 
     def slowed(self, lang: Lang) -> str:
         """A sentence for the page while a job and the pictures share the processor; empty otherwise."""
@@ -150,17 +170,18 @@ class CompressionService:
     ) -> KnockOutJob:
         """Draw one picture with and without `knocks`, in the queue of the pictures; see KnockOutView.
 
-        `values` are those of a generation; each knock is {"stack", "index", "part", "head"}, the last for part "head"
-        only. The pictures are not kept and have no recipe. `whole_HWC` is the picture of the whole model from an
-        earlier knock-out with the same values and model; it is then not drawn again.
+        `values` are those of a generation; each knock is as records.sensitivity.parse_knock takes it. The pictures are
+        not kept and have no recipe. `whole_HWC` is the picture of the whole model from an earlier knock-out with the
+        same values and model; it is then not drawn again.
         Raises InvalidInputError, UserError (unknown model, no_knocks), BusyError (lent to a job).
         """
         artifact = self._models.get(model)
         batch = parse_batch({**values, "count": 1}, artifact.defaults)
-        if not knocks:
+        parsed = tuple(dict.fromkeys(parse_knock(knock) for knock in knocks))
+        if not parsed:
             raise UserError("no_knocks")
         self._manager.refuse_if_lent()
-        job = KnockOutJob(batch.first, tuple(dict(knock) for knock in knocks), artifact.key, session)
+        job = KnockOutJob(batch.first, parsed, artifact.key, session)
         start_knock_out(job, self._manager, self._profile_of, whole_HWC)
         return job
 
@@ -180,7 +201,21 @@ class CompressionService:
 
     def save_plan(self, plan: PrunePlan, plan_id: str = "") -> StoredPlan:
         """Keep a plan, under a free readable name when none is given."""
-        return self._plans.save(plan, plan_id)
+        return self._plans.save(plan, plan_id or self._plans.free(default_name(plan, readable(plan.model).lower())))
+
+    def edit_plan(self, plan_id: object, edits: Sequence[Mapping[str, object]], *, save_as: str = "") -> StoredPlan:
+        """Set blocks of a plan by hand and keep it as `save_as`, or under its own name.
+
+        Each edit is a BlockEdit: {"stack", "index"} and any of "kept", "ffn", "heads" (how many stay), "ffn_kept",
+        "heads_kept" (which, as text). Raises InvalidInputError (plan_unknown_block, plan_needs_scores, plan_no_layers).
+        """
+        stored = self._plans.get(plan_id)
+        path = self._plans.scores_of(stored.id)
+        scores = Scores.load(path) if path.is_file() else None
+        plan = edited(stored.plan, [_edit(values) for values in edits], scores)
+        if save_as and save_as != stored.id and scores is not None:
+            scores.save(self._plans.scores_of(artifact_name(save_as)))
+        return self._plans.save(plan, save_as or stored.id)
 
     def delete_plan(self, plan_id: object) -> None:
         """Forget a plan. Raises UserError (unknown_plan)."""
@@ -190,19 +225,33 @@ class CompressionService:
 
     def family(self) -> tuple[FamilyMember, ...]:
         """All models as a tree, parents before children, with their report cards. Reads no weight."""
-        return family_of(self._models)
+        return family_of(self._data, self._models)
+
+    def shape(self, model: str) -> TransformerShape:
+        """Widths and heads of every block, from the headers. Raises UserError (unknown model, not here, no folder)."""
+        artifact = self._folder_model(model, allow_paths=False)
+        if artifact.missing:
+            raise UserError(artifact.missing)
+        return transformer_shape(self._models.folder_of(artifact))
+
+    def sensitivity_map(self, job: JobRecord) -> SensitivityMap:
+        """What a job of kind `sensitivity` found. Raises UserError (job_no_result) before it is done."""
+        path = self.jobs.folder(job.id) / MAP
+        if job.state != "done" or not path.is_file():
+            raise UserError("job_no_result")
+        return SensitivityMap.from_json(path.read_text(encoding="utf-8"))
 
     def card(self, model: str) -> ReportCard:
         """The report card of a model. Raises UserError (unknown_model, no_card)."""
         artifact = self._models.get(model)
-        card = card_of(artifact)
+        card = card_of(self._data, artifact)
         if card is None:
             raise UserError("no_card", value=artifact.name)
         return card
 
     def report_folder(self, model: str) -> Path:
         """Where card.json, card.html, card.md and the pictures of a model lie; it may not exist yet."""
-        return Path(self._models.get(model).path) / REPORT
+        return report_place(self._data, self._models.get(model))
 
     # --- checks
 
@@ -253,6 +302,15 @@ class CompressionService:
     def _data_set(self, path: str) -> None:
         if not Path(path).exists():
             raise InvalidInputError("bad_choice", field="data_set", value=path, known=f"{DRAWN}, PATH")
+
+
+def _edit(values: Mapping[str, object]) -> BlockEdit:
+    """An edit as a door received it. Raises InvalidInputError (bad_plan)."""
+    try:
+        return TypeAdapter(BlockEdit).validate_json(json.dumps(dict(values)))
+    except (ValidationError, TypeError, ValueError) as error:
+        why = error.errors(include_url=False)[0]["msg"] if isinstance(error, ValidationError) else error
+        raise InvalidInputError("bad_plan", field="plan", why=why) from error
 
 
 def prompts_of(path: Path) -> tuple[str, ...]:

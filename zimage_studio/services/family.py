@@ -8,6 +8,7 @@ from pathlib import Path
 from zimage_studio.errors import UserError
 from zimage_studio.records.artifact import ModelArtifact
 from zimage_studio.records.plan import PLAN
+from zimage_studio.records.progress import Progress
 from zimage_studio.records.report import ReportCard
 from zimage_studio.services.models import ModelService
 
@@ -36,7 +37,45 @@ class FamilyMember:
         return self.artifact.key
 
 
-def family_of(models: ModelService) -> tuple[FamilyMember, ...]:
+def report_place(data: Path, artifact: ModelArtifact) -> Path:
+    """Where the report card of a model lies: beside a model of our own, below DATA/reports for all others.
+
+    Models that are not ours (the embedded one, the hub's, a person's folders) are never written to.
+    """
+    path = Path(artifact.path)
+    if artifact.kind == "folder" and path.is_relative_to(data / "models"):
+        return path / REPORT
+    return data / "reports" / artifact.key / REPORT
+
+
+def root_of(models: ModelService, artifact: ModelArtifact, progress: Progress) -> ModelArtifact:
+    """The uncut model that `artifact` goes back to, through all cuts and trainings, with its hash.
+
+    Raises UserError: no_parent when it names none, parent_missing when one on the way is not on this machine.
+    """
+    if artifact.parent is None:
+        raise UserError("no_parent", value=artifact.name)
+    while artifact.parent is not None:
+        artifact = _with_hash(models, artifact, artifact.parent, progress)
+    return artifact
+
+
+def _with_hash(models: ModelService, child: ModelArtifact, sha256: str, progress: Progress) -> ModelArtifact:
+    """The model with this hash: first among those whose hash is known, then among all that are here."""
+    here = [artifact for artifact in models.list() if not artifact.missing]
+    for artifact in here:
+        known = models.with_known_hash(artifact)
+        if known.sha256 == sha256:
+            return known
+    for artifact in here:
+        if artifact.kind == "folder" or artifact.key == child.key:
+            hashed = models.identity(artifact, progress)
+            if hashed.sha256 == sha256:
+                return hashed
+    raise UserError("parent_missing", value=child.name, sha256=sha256[:12])
+
+
+def family_of(data: Path, models: ModelService) -> tuple[FamilyMember, ...]:
     """All models that are here, every parent before its children, siblings in the order of the list."""
     known = [models.with_known_hash(artifact) for artifact in models.list() if not artifact.missing]
     by_hash = {artifact.sha256: artifact for artifact in reversed(known) if artifact.sha256}
@@ -45,7 +84,7 @@ def family_of(models: ModelService) -> tuple[FamilyMember, ...]:
 
     def add(artifact: ModelArtifact, parent: str, depth: int) -> None:
         cut = (Path(artifact.path) / PLAN).is_file()
-        members.append(FamilyMember(artifact, parent, depth, cut, card_of(artifact)))
+        members.append(FamilyMember(artifact, parent, depth, cut, card_of(data, artifact)))
         for child in _children(artifact, known, parents):
             if all(child.key != member.key for member in members):
                 add(child, artifact.key, depth + 1)
@@ -56,10 +95,10 @@ def family_of(models: ModelService) -> tuple[FamilyMember, ...]:
     return tuple(members)
 
 
-def card_of(artifact: ModelArtifact) -> ReportCard | None:
-    """The report card beside a model; None where there is none that can be read."""
-    path = Path(artifact.path) / REPORT / CARD
-    if artifact.kind != "folder" or not path.is_file() or path.stat().st_size > MAX_CARD_BYTES:
+def card_of(data: Path, artifact: ModelArtifact) -> ReportCard | None:
+    """The report card of a model; None where there is none that can be read."""
+    path = report_place(data, artifact) / CARD
+    if not path.is_file() or path.stat().st_size > MAX_CARD_BYTES:
         return None
     try:
         return ReportCard.from_json(path.read_text(encoding="utf-8"))

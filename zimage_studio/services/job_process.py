@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 HEARTBEAT_S = 1.0
 NICENESS = 10
 FIRST_ETA_SHARE = 0.01
+STANDING = ("note.loading", "note.downloading", "note.importing")
 DONE, FAILED, REFUSED, STOPPED = 0, 1, 2, 130
 
 Work = Callable[[JobRecord, Path, "JobProgress"], Mapping[str, object]]
@@ -30,7 +31,7 @@ Work = Callable[[JobRecord, Path, "JobProgress"], Mapping[str, object]]
 class JobProgress:
     """A Progress that writes into the table once a second, and stops the work when the table asks for it.
 
-    `part(low, high)` says which share of the whole job (0..1) the calls from now on are about.
+    `parts` says which share of the whole job (0..1) each kind of call is about.
     """
 
     def __init__(self, table: JobTable, job: JobRecord) -> None:
@@ -38,7 +39,7 @@ class JobProgress:
         self._job = job
         self._stop = threading.Event()
         self._quit = threading.Event()
-        self._low, self._high = 0.0, 1.0
+        self._parts: Mapping[str, tuple[float, float]] = {"": (0.0, 1.0)}
         self._share = 0.0
         self._present: dict[str, object] = {"note": "note.starting", "done": 0.0, "total": 0.0}
         self._began: tuple[float, float] | None = None
@@ -48,15 +49,20 @@ class JobProgress:
         """Take in one unit of progress. Raises Cancelled after a stop."""
         if self._stop.is_set():
             raise Cancelled
-        share = self._low + (self._high - self._low) * (min(1.0, done / total) if total else 0.0)
-        self._share = max(self._share, share)
+        low, high = self._parts.get(note) or self._parts.get("") or (0.0, 0.0)
+        if note not in self._parts and note.startswith(STANDING):
+            low = high = 0.0
+        self._share = max(self._share, low + (high - low) * (min(1.0, done / total) if total else 0.0))
         if self._began is None:
             self._began = (time.monotonic(), self._share)
         self._present = {"note": note, "done": float(done), "total": float(total)}
 
-    def part(self, low: float, high: float) -> None:
-        """The calls from now on move the whole from `low` to `high`."""
-        self._low, self._high = low, high
+    def parts(self, shares: Mapping[str, tuple[float, float]]) -> None:
+        """By note, from where to where its calls move the whole; "" stands for all that are not named.
+
+        Loading, which may come several times, moves nothing unless it is named.
+        """
+        self._parts = shares
 
     @property
     def stopping(self) -> bool:

@@ -3,7 +3,7 @@
 import logging
 import secrets
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,7 @@ from zimage_studio.errors import Cancelled, UserError
 from zimage_studio.records.memory import EXACT, MemoryProfile
 from zimage_studio.records.progress import Preview
 from zimage_studio.records.request import GenerationRequest
+from zimage_studio.records.sensitivity import Knock
 from zimage_studio.services.generation import FINAL, State
 from zimage_studio.services.manager import Lent, PipelineManager, bare
 
@@ -53,9 +54,7 @@ class KnockOutView:
 class KnockOutJob:
     """A knock-out on its way."""
 
-    def __init__(
-        self, request: GenerationRequest, knocks: tuple[Mapping[str, object], ...], model: str, session: str
-    ) -> None:
+    def __init__(self, request: GenerationRequest, knocks: tuple[Knock, ...], model: str, session: str) -> None:
         self.id = secrets.token_hex(8)
         self.request = request
         self.knocks = knocks

@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 SCHEMA = 1
 EMBEDDED_KEY = "tiny"
 EMBEDDED_NAME = "Tiny Z-Image"
+EMBEDDED_MODEL = Path(__file__).parent.parent / "tiny" / "model"
 HUB_MODELS = ("Tongyi-MAI/Z-Image-Turbo", "Tongyi-MAI/Z-Image")
 NOT_FOR_US = frozenset({"model_no_index", "model_other_pipeline", "model_no_transformer", "model_path_missing"})
 MAX_SOURCE_CHARS = 4096
@@ -132,6 +133,13 @@ class ModelService:
             return self._hub_identity(artifact, progress)
         facts = self._facts(artifact.path)
         return self._with_hash(artifact, facts, progress)
+
+    def folder_of(self, artifact: ModelArtifact) -> Path:
+        """Where a folder, or a hub model that is here, lies. Raises ModelError for one that is not here."""
+        folder = hub.cached(artifact.path, self._hub_cache) if artifact.kind == "hub" else Path(artifact.path)
+        if folder is None:
+            raise ModelError("plan_needs_folder", value=artifact.name)
+        return folder
 
     def with_known_hash(self, artifact: ModelArtifact) -> ModelArtifact:
         """`artifact` with its hash where every file has been hashed before, as it is otherwise. Reads no weight."""

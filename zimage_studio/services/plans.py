@@ -70,9 +70,9 @@ class PlanStore:
             raise UserError("unknown_plan", value=plan_id)
         return read_plan(path)
 
-    def save(self, plan: PrunePlan, plan_id: str = "") -> StoredPlan:
-        """Keep `plan` under a free name like its default one, or in place of what is called `plan_id`."""
-        name = artifact_name(plan_id) if plan_id else self.free(default_name(plan))
+    def save(self, plan: PrunePlan, plan_id: str) -> StoredPlan:
+        """Keep `plan` as `plan_id`, in place of what is called so."""
+        name = artifact_name(plan_id)
         path = self._folder / f"{name}.json"
         try:
             replace_durably(path, plan.to_json().encode())
@@ -107,11 +107,11 @@ def read_plan(path: Path) -> StoredPlan:
     return StoredPlan(path.stem, path, PrunePlan.from_json(source))
 
 
-def default_name(plan: PrunePlan) -> str:
-    """A name that says what is cut how far by which criterion, like `tiny-ffn50-taylor`."""
+def default_name(plan: PrunePlan, key: str) -> str:
+    """A name that says what is cut from the model `key`, how far, by which criterion, like `tiny-ffn50-taylor`."""
     (target, value), *_ = plan.target.items()
     amount = {"ratio": f"{value * 100:.3g}", "gigabytes": f"-{value:.3g}gb", "speedup": f"-x{value:.3g}"}[target]
-    return readable(f"{plan.model}-{'-'.join(plan.kinds)}{amount}-{plan.criterion}")
+    return readable(f"{key}-{'-'.join(plan.kinds)}{amount}-{plan.criterion}")
 
 
 def readable(text: str) -> str:

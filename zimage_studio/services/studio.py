@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from zimage_studio.errors import UserError
 from zimage_studio.services.compression import CompressionService
@@ -16,14 +15,13 @@ from zimage_studio.services.images import ImageStore
 from zimage_studio.services.jobs import JobService
 from zimage_studio.services.manager import Engine, PipelineManager
 from zimage_studio.services.memory import MemoryService
-from zimage_studio.services.models import ModelService
+from zimage_studio.services.models import EMBEDDED_MODEL, ModelService
 from zimage_studio.services.replay import ReplayService
 from zimage_studio.services.sources import SourceStore
 from zimage_studio.settings import Settings
 
 log = logging.getLogger(__name__)
 
-EMBEDDED_MODEL = Path(__file__).parent.parent / "tiny" / "model"
 HEARTBEAT_LIMIT_S = 5.0
 JOB_STOP_S = 10.0
 """How long a job may take to its checkpoint when Studio ends; later it is killed, and loses at most a minute."""
