@@ -231,7 +231,7 @@ class PrunePlan:
         return {**data, "dim_before": self.before.dim, "dim_after": after.dim, "blocks": self.rows()}
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class BlockEdit:
     """What a person sets for one block of the parent. None leaves it as it is."""
 
@@ -242,5 +242,5 @@ class BlockEdit:
     kept: bool | None = None
     ffn: int | None = None
     heads: int | None = None
-    ffn_kept: str | None = field(default=None)
-    heads_kept: str | None = field(default=None)
+    ffn_kept: str | None = None
+    heads_kept: str | None = None

@@ -51,6 +51,8 @@ LEAST_STEPS = 16
 COMPARABLE: frozenset[Criterion] = frozenset({"taylor", "fisher", "ablation"})
 """Criteria whose scores mean the same in every block."""
 GB = 10**9
+BELOW_ONE = 0.9999
+"""The highest ratio that is named as a bound: 1 is refused, also where every block that is not protected may go."""
 
 
 class Ranking(Protocol):
@@ -378,6 +380,7 @@ def _unreachable(draft: PrunePlan, request: PruneRequest, least: float, most: fl
     """The refusal with bounds that hold when they are typed in."""
     (name, value) = next(iter(request.target.items()))
     low, high = (-most, -least) if name == "gigabytes" else (least, most)
+    high = min(high, BELOW_ONE) if name == "ratio" else high
     return InvalidInputError(
         "plan_unreachable", field=name, value=f"{value:g}", model=draft.model,
         low=_inward(low, math.ceil), high=_inward(high, math.floor),
