@@ -2,8 +2,9 @@
 
 import json
 import logging
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,7 +40,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 WEIGHT_ONLY = frozenset({"random", "l1", "group_l2"})
-MAP = "map.json"
+MAP, DATA_SETS = "map.json", "datasets"
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 CHECKPOINTS = 4
 """A training keeps weights, their average and two moments, in float32 at the most."""
 
@@ -103,8 +105,7 @@ class CompressionService:
         """
         config = parse_recovery(values)
         artifact = self._folder_model(model, allow_paths)
-        if config.data_set not in ("", DRAWN):
-            self._data_set(config.data_set)
+        config = replace(config, data_set=self._data_set(config.data_set, allow_paths))
         teacher = self._folder_model(config.teacher, allow_paths) if config.teacher else None
         if teacher is None and config.uses_teacher and artifact.parent is None:
             raise UserError("no_parent", value=artifact.name)
@@ -126,6 +127,8 @@ class CompressionService:
         beside the model in `report/`; result: {"card", "metrics", "not_measured"}.
         """
         request = EvaluationRequest.from_dict(values)
+        if not allow_paths:
+            self._refuse_paths(request)
         artifact = self._folder_model(model, allow_paths)
         other = self._folder_model(against, allow_paths) if against else None
         if other is None and artifact.parent is None:
@@ -227,6 +230,12 @@ class CompressionService:
         """All models as a tree, parents before children, with their report cards. Reads no weight."""
         return family_of(self._data, self._models)
 
+    def data_sets(self) -> tuple[str, ...]:
+        """The names of the data sets in DATA/datasets: folders of pictures, or shards of webdataset."""
+        folder = self._data / DATA_SETS
+        names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+        return tuple(name for name in names if not name.startswith("."))
+
     def shape(self, model: str) -> TransformerShape:
         """Widths and heads of every block, from the headers. Raises UserError (unknown model, not here, no folder)."""
         artifact = self._folder_model(model, allow_paths=False)
@@ -299,9 +308,24 @@ class CompressionService:
             raise UserError("name_taken", value=name)
         return name
 
-    def _data_set(self, path: str) -> None:
-        if not Path(path).exists():
-            raise InvalidInputError("bad_choice", field="data_set", value=path, known=f"{DRAWN}, PATH")
+    def _data_set(self, value: str, allow_paths: bool) -> str:
+        """Where a data set lies: `drawn`, a name in DATA/datasets, or, for the command line, a path."""
+        if value in ("", DRAWN):
+            return value
+        if value in self.data_sets():
+            return str(self._data / DATA_SETS / value)
+        if allow_paths and Path(value).exists():
+            return str(Path(value).resolve())
+        raise InvalidInputError(
+            "bad_choice", field="data_set", value=value, known=", ".join((DRAWN, *self.data_sets()))
+        )
+
+    def _refuse_paths(self, request: EvaluationRequest) -> None:
+        """Strangers name no folder of this machine: a checkpoint of a metric is a hub id, or was set by its owner."""
+        for name in ("clip", "lpips", "image_reward", "hps"):
+            value = str(getattr(request, name))
+            if value and (not HUB_ID.fullmatch(value) or ".." in value or Path(value).exists()):
+                raise InvalidInputError("bad_choice", field=name, value=value, known="ORGANISATION/NAME")
 
 
 def _edit(values: Mapping[str, object]) -> BlockEdit:

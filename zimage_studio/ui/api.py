@@ -21,6 +21,7 @@ from zimage_studio.services.images import StoredImage
 from zimage_studio.services.replay import Original, read_pasted, read_picture
 from zimage_studio.services.studio import Studio
 from zimage_studio.ui import forms
+from zimage_studio.ui.api_compress import compress_endpoints
 from zimage_studio.ui.api_memory import memory_endpoints
 from zimage_studio.ui.api_refine import refine_endpoints
 from zimage_studio.ui.doors import errors_as_answers, lang_of, session_of, shown_file, uploaded
@@ -34,7 +35,7 @@ OFFICIAL_RESOLUTION = "1024x1024 ( 1:1 )"
 def add_api(studio: Studio) -> None:
     """Add the endpoints to the Blocks that is being built."""
     made = (*_generation(studio), *_replay(studio), *refine_endpoints(studio), *_history(studio), *_state(studio))
-    for endpoint in (*made, *memory_endpoints(studio)):
+    for endpoint in (*made, *memory_endpoints(studio), *compress_endpoints(studio)):
         gr.api(endpoint, api_name=endpoint.__name__, api_description=endpoint.__doc__, concurrency_limit=None)
 
 

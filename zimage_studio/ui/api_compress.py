@@ -1,0 +1,265 @@
+"""The public API of compression: every step as a job, and the jobs themselves."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import gradio as gr
+
+from zimage_studio.errors import InvalidInputError, UserError
+from zimage_studio.messages import Lang, say
+from zimage_studio.records.job import JobRecord
+from zimage_studio.services.studio import Studio
+from zimage_studio.ui import forms
+from zimage_studio.ui.doors import errors_as_answers, lang_of
+
+WATCH_S = 0.5
+PROGRESS_STEPS = 1000
+
+
+def compress_endpoints(studio: Studio) -> list[Any]:
+    """The functions to hand to gr.api."""
+    return [
+        _plan(studio), _prune(studio), _recover(studio), _evaluate(studio), _sensitivity(studio), _jobs(studio),
+        _job(studio), _stop(studio), _resume(studio), _log(studio), _family(studio),
+    ]  # fmt: skip
+
+
+def _plan(studio: Studio) -> Any:
+    def compress_plan(
+        request: gr.Request,
+        model: str = "",
+        kinds: list[str] | None = None,
+        criterion: str = "l1",
+        ratio: float | None = None,
+        gigabytes: float | None = None,
+        speedup: float | None = None,
+        seed: int | None = None,
+        prompts: int | None = None,
+        allocation: str = "",
+        protect_ends: bool = True,
+        name: str = "",
+        wait: bool = True,
+    ) -> dict[str, Any]:
+        """Decide what to cut from a model and foretell what comes of it, as a job. Nothing is cut.
+
+        `kinds` are of depth, ffn, heads, or dim alone; give one of `ratio` (0..1), `gigabytes`, `speedup`. Every step
+        of compression returns the job: "id", "kind", "state", "progress", "note", "eta_s", "reason", "request" and
+        "result". With `wait` it returns when the job is over and fails when the job did; else at once. The result has
+        "id" (its name for /compress_prune), "plan", "parameters_before", "parameters_after", "bytes_after",
+        "predicted_speedup", "loads_in" and "blocks".
+        """
+        lang = lang_of(request)
+        values = {
+            "model": model or studio.settings.model, "kinds": kinds or [], "criterion": criterion, "ratio": ratio,
+            "gigabytes": gigabytes, "speedup": speedup, "seed": seed, "prompts": prompts, "allocation": allocation,
+            "protect_ends": protect_ends,
+        }  # fmt: skip
+        with errors_as_answers(lang):
+            return _over(studio, studio.compression.plan(values, save_as=_text("name", name)), lang, wait)
+
+    return compress_plan
+
+
+def _prune(studio: Studio) -> Any:
+    def compress_prune(request: gr.Request, plan: str, name: str = "", wait: bool = True) -> dict[str, Any]:
+        """Make the smaller model that the plan called `plan` describes, as a job; its parent stays as it is.
+
+        The result has "model" (its key), "parameters", "bytes", "peak_memory_bytes" and "seconds".
+        """
+        lang = lang_of(request)
+        with errors_as_answers(lang):
+            job = studio.compression.prune(_text("plan", plan), _text("name", name))
+            return _over(studio, job, lang, wait)
+
+    return compress_prune
+
+
+def _recover(studio: Studio) -> Any:
+    def compress_recover(
+        request: gr.Request,
+        model: str,
+        steps: int | None = None,
+        minutes: float | None = None,
+        method: str = "flow",
+        data_set: str = "drawn",
+        teacher: str = "",
+        settings: dict[str, Any] | None = None,
+        name: str = "",
+        wait: bool = False,
+    ) -> dict[str, Any]:
+        """Train a cut model until it draws like its parent again, as a job; the result is a new model.
+
+        `method` is flow, distil or both; `data_set` is `drawn` or a name in DATA/datasets; `settings` holds any other
+        field of the recovery settings (batch, lr, trainable, …). The result has "model", "steps", "loss_first",
+        "loss_last" and "seconds".
+        """
+        lang = lang_of(request)
+        with errors_as_answers(lang):
+            values = {
+                **_object("settings", settings),
+                "method": method,
+                "data_set": data_set,
+                "teacher": teacher or None,
+            }
+            values |= {key: value for key, value in (("steps", steps), ("minutes", minutes)) if value is not None}
+            job = studio.compression.recover(_text("model", model), values, _text("name", name))
+            return _over(studio, job, lang, wait)
+
+    return compress_recover
+
+
+def _evaluate(studio: Studio) -> Any:
+    def compress_evaluate(
+        request: gr.Request,
+        model: str,
+        against: str = "",
+        prompts: list[str] | None = None,
+        count: int | None = None,
+        seed: int | None = None,
+        settings: dict[str, Any] | None = None,
+        wait: bool = False,
+    ) -> dict[str, Any]:
+        """Compare a model with its uncut parent (or `against`) at the same prompts and seeds, as a job.
+
+        The result has "metrics" ([{"name", "value", "parent", "unit", "better", "interval", …}]) and "not_measured";
+        `settings` holds any other field of the evaluation (repeats, size, steps, quantised, clip, …).
+        """
+        lang = lang_of(request)
+        with errors_as_answers(lang):
+            values = {**_object("settings", settings), "prompts": prompts, "count": count, "seed": seed}
+            job = studio.compression.evaluate(_text("model", model), values, _text("against", against))
+            return _over(studio, job, lang, wait)
+
+    return compress_evaluate
+
+
+def _sensitivity(studio: Studio) -> Any:
+    def compress_sensitivity(
+        request: gr.Request,
+        model: str = "",
+        count: int | None = None,
+        seed: int | None = None,
+        by_timestep: bool = False,
+        wait: bool = True,
+    ) -> dict[str, Any]:
+        """How much the model changes without each block, half and head, as a job. The result has the "cells"."""
+        lang = lang_of(request)
+        with errors_as_answers(lang):
+            values = {"count": count, "seed": seed, "by_timestep": by_timestep}
+            job = studio.compression.sensitivity(_text("model", model) or studio.settings.model, values)
+            return _over(studio, job, lang, wait)
+
+    return compress_sensitivity
+
+
+def _jobs(studio: Studio) -> Any:
+    def compress_jobs(request: gr.Request, count: int = 50) -> list[dict[str, Any]]:
+        """The newest jobs of everyone, newest first, without requests and results."""
+        lang = lang_of(request)
+        with errors_as_answers(lang):
+            found = [_shown(job, lang) for job in studio.jobs.list(count)]
+        return [{key: job[key] for key in job if key not in ("request", "result", "reason_values")} for job in found]
+
+    return compress_jobs
+
+
+def _job(studio: Studio) -> Any:
+    def compress_job(request: gr.Request, job: str) -> dict[str, Any]:
+        """One job with its request and its result."""
+        lang = lang_of(request)
+        with errors_as_answers(lang):
+            return _shown(studio.jobs.get(job), lang)
+
+    return compress_job
+
+
+def _stop(studio: Studio) -> Any:
+    def compress_job_stop(request: gr.Request, job: str) -> dict[str, Any]:
+        """Ask a job to stop at its next checkpoint; one that waits stops at once."""
+        lang = lang_of(request)
+        with errors_as_answers(lang):
+            return _shown(studio.jobs.stop(job), lang)
+
+    return compress_job_stop
+
+
+def _resume(studio: Studio) -> Any:
+    def compress_job_resume(request: gr.Request, job: str) -> dict[str, Any]:
+        """Go on with a job that was stopped, interrupted or failed, from its last checkpoint."""
+        lang = lang_of(request)
+        with errors_as_answers(lang):
+            return _shown(studio.jobs.resume(job), lang)
+
+    return compress_job_resume
+
+
+def _log(studio: Studio) -> Any:
+    def compress_job_log(request: gr.Request, job: str, tail: int = 200) -> str:
+        """The last lines of a job's log."""
+        with errors_as_answers(lang_of(request)):
+            return studio.jobs.log(job, tail)
+
+    return compress_job_log
+
+
+def _family(studio: Studio) -> Any:
+    def compress_family(request: gr.Request) -> list[dict[str, Any]]:
+        """All models as a tree, parents before children: "key", "parent", "depth", "parameters", "bytes", "card"."""
+        with errors_as_answers(lang_of(request)):
+            return [
+                {
+                    "key": member.key,
+                    "parent": member.parent,
+                    "depth": member.depth,
+                    "cut": member.cut,
+                    "parameters": member.artifact.parameters,
+                    "bytes": member.artifact.bytes,
+                    "card": None if member.card is None else member.card.to_dict(),
+                }
+                for member in studio.compression.family()
+            ]
+
+    return compress_family
+
+
+# --- what they share ------------------------------------------------------------------------------------------------
+
+
+def _over(studio: Studio, job: JobRecord, lang: Lang, wait: object) -> dict[str, Any]:
+    """The job now, or at its end with the progress forwarded. Raises what it failed of, UserError when stopped."""
+    if wait is not True:
+        return _shown(job, lang)
+    progress = gr.Progress()
+    while not job.finished:
+        ahead = studio.jobs.ahead(job.id)
+        progress((int(job.progress * PROGRESS_STEPS), PROGRESS_STEPS), desc=say(job.note, lang, ahead=ahead), unit="")
+        job = _next(studio, job)
+    if job.state == "stopped":
+        raise UserError("job_stopped")
+    if job.problem is not None:
+        raise job.problem
+    return _shown(job, lang)
+
+
+def _next(studio: Studio, job: JobRecord) -> JobRecord:
+    try:
+        return studio.jobs.wait(job.id, WATCH_S)
+    except TimeoutError:
+        return studio.jobs.get(job.id)
+
+
+def _shown(job: JobRecord, lang: Lang) -> dict[str, Any]:
+    return {**job.public(), "reason": "" if job.problem is None else job.problem.text(lang)}
+
+
+def _text(field: str, value: object) -> str:
+    return forms.text_or_refuse(field, "" if value is None else value)
+
+
+def _object(field: str, value: object) -> dict[str, Any]:
+    """An object of fields, or nothing. Raises InvalidInputError."""
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        raise InvalidInputError("bad_object", field=field, value=value)
+    return dict(value)
