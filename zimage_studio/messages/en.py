@@ -672,6 +672,7 @@ EN: dict[str, str] = {
     "scores_unreadable": "{value} holds no scores that can be read: {why}. Compute them again.",
     "calibration_no_prompts": "The criterion {criterion} measures on pictures. Give at least one prompt.",
     "calibration_not_finite": "The model gave values that are not finite on the prompt {value}. Load it in another precision.",
+    "criterion_unsuited": "The criterion {value} cannot judge {kind}. Choose one that can: {known}.",
     "score_not_plain": "The criterion {criterion} needs plain weights, and {tensor} is {found}. Load the model without quantisation or offloading.",
     "knock_head": "Only the part \"head\" takes a head; {value} does not.",
     "knock_offloaded": "{value} cannot be switched off: its weights are offloaded piece by piece. Choose a memory profile without offloading of single layers.",

@@ -672,6 +672,7 @@ ZH: dict[str, str] = {
     "scores_unreadable": "{value} 中没有可读取的分数：{why}。请重新计算。",
     "calibration_no_prompts": "标准 {criterion} 需要用图片测量。请至少给出一条提示词。",
     "calibration_not_finite": "模型在提示词 {value} 上给出了非有限值。请以其他精度加载。",
+    "criterion_unsuited": "标准 {value} 无法评判 {kind}。请选择可以评判的：{known}。",
     "score_not_plain": "标准 {criterion} 需要未处理的权重，而 {tensor} 为 {found}。请不经量化或卸载加载模型。",
     "knock_head": "只有部分 \"head\" 可以带 head；{value} 不可以。",
     "knock_offloaded": "无法关闭 {value}：其权重被逐块卸载。请选择不逐层卸载的内存方案。",

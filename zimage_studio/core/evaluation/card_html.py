@@ -65,7 +65,7 @@ def _tile(metric: Metric, lang: Lang) -> str:
     beside = (
         say("report.of_parent", lang, percent=words.percent((metric.value or 0) / (metric.parent or 1)))
         if share
-        else (f"{say('report.column.parent', lang)}: {words.number(metric, metric.parent, lang)}")
+        else (f"{say('report.column.parent', lang)}: {words.parent(metric, lang)}")
     )
     around = words.interval(metric, metric.interval, lang)
     return (
@@ -116,9 +116,14 @@ def _numbers(card: ReportCard, lang: Lang) -> str:
 
 def _row(metric: Metric, heads: dict[str, str], lang: Lang) -> str:
     cells = [f"<td>{escape(words.name(metric.name, lang))}<small>{escape(words.source(metric, lang))}</small></td>"]
-    for key, value in (("model", metric.value), ("parent", metric.parent), ("quantised", metric.quantised)):
+    numbers = {
+        "model": words.number(metric, metric.value, lang),
+        "parent": words.parent(metric, lang),
+        "quantised": words.number(metric, metric.quantised, lang),
+    }
+    for key, shown in numbers.items():
         own = " own" if key == "model" else ""
-        cells.append(f'<td class="n{own}" data-head="{heads[key]}">{escape(words.number(metric, value, lang))}</td>')
+        cells.append(f'<td class="n{own}" data-head="{heads[key]}">{escape(shown)}</td>')
     cells.append(f'<td class="wide" data-head="{heads["difference"]}">{_difference(metric, lang)}</td>')
     for key, found in (("finding", metric.finding), ("rival", metric.against_quantised)):
         cells.append(
@@ -242,4 +247,5 @@ def _how(card: ReportCard, lang: Lang) -> str:
 
 
 def _list(items: Iterable[tuple[str, str]]) -> str:
-    return "<dl>" + "".join(f"<dt>{escape(key)}</dt><dd>{escape(value)}</dd>" for key, value in items) + "</dl>"
+    rows = (f"<dt>{escape(words.one_line(key))}</dt><dd>{escape(words.one_line(value))}</dd>" for key, value in items)
+    return f"<dl>{''.join(rows)}</dl>"

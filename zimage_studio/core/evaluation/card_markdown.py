@@ -60,7 +60,7 @@ def _cells(metric: Metric, lang: Lang) -> list[str]:
     return [
         plain(f"{words.name(metric.name, lang)} ({words.source(metric, lang)})"),
         words.number(metric, metric.value, lang),
-        words.number(metric, metric.parent, lang),
+        words.parent(metric, lang),
         words.number(metric, metric.quantised, lang),
         "; ".join(part for part in (difference, around) if part) or "–",
         words.finding(metric.finding, lang),

@@ -22,8 +22,15 @@ def number(metric: Metric, value: float | None, lang: Lang, *, signed: bool = Fa
     """`value` in the unit of `metric`; a dash where there is none."""
     if value is None:
         return say("report.identical", lang) if metric.name == "psnr_db" and metric.identical else "–"
+    if signed and metric.name in SHARES:
+        return f"{'+' if value > 0 else MINUS if value < 0 else ''}{abs(value) * 100:.1f} pp"
     sign = "+" if signed and value > 0 else MINUS if value < 0 else ""
     return sign + _size(metric, abs(value))
+
+
+def parent(metric: Metric, lang: Lang) -> str:
+    """The parent's number; of a distance to the parent there is none worth showing."""
+    return say("report.itself", lang) if metric.to_parent else number(metric, metric.parent, lang)
 
 
 def _size(metric: Metric, value: float) -> str:

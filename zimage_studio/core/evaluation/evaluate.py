@@ -2,6 +2,7 @@
 
 import os
 import platform
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -80,8 +81,9 @@ def evaluate(
     """Draw, measure, compare; the card as JSON, HTML and Markdown in `out`, whole or not at all.
 
     `prompts` and `seeds` go before those of `request`; where neither gives any, the questions of the embedded model's
-    world or the bundled prompts are drawn. `work` keeps the pictures of an evaluation that was stopped (beside `out`
-    when None): called again with the same models and prompts, it draws only what is missing. Raises ModelError,
+    world or the bundled prompts are drawn. `work` keeps the pictures of an evaluation that was stopped (when None, a
+    folder beside `out` that goes at the end): called again with the same models and prompts, it draws only what is
+    missing. Raises ModelError,
     InvalidInputError (a prompt too long), OutOfMemoryError, and whatever `progress` raises to stop it.
     """
     wanted, place = request or EvaluationRequest(), surroundings or Surroundings()
@@ -101,7 +103,11 @@ def evaluate(
         raise ValueError(f"{len(given)} prompts and {len(numbers)} seeds; each prompt needs one")
     rival = _rival(models, wanted, place)
     session = _Session(models, _requests(models["parent"], wanted, numbers), wanted, place, world, rival)
-    return session.run(out, work or out.parent / f".{out.name}.work", progress, started)
+    kept = work or out.parent / f".{out.name}.work"
+    card = session.run(out, kept, progress, started)
+    if work is None:
+        shutil.rmtree(kept, ignore_errors=True)
+    return card
 
 
 def _default_prompts(world: World | None, count: int) -> tuple[str, ...]:

@@ -63,11 +63,3 @@ def _sheet(card: ReportCard, folder: Path) -> NDArray[np.uint8]:
         for x, column in enumerate(columns)
     }
     return draw_sheet(cells, [say(f"report.column.{column}", "en") for column in columns], [str(p.seed) for p in shown])
-
-
-def read_card(model: Path) -> ReportCard | None:
-    """The card beside the model in folder `model`, or None. Raises InvalidInputError on a damaged one."""
-    try:
-        return ReportCard.from_json((model / "report" / CARD).read_text("utf-8"))
-    except OSError:
-        return None
