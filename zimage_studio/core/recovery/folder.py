@@ -12,17 +12,20 @@ from typing import Any
 
 import torch
 from diffusers import ZImageTransformer2DModel
+from huggingface_hub import split_torch_state_dict_into_shards
 
 from zimage_studio.core.fingerprint import MANIFEST
 from zimage_studio.core.model_files import Facts, inspect_folder
 from zimage_studio.core.recovery import lora
-from zimage_studio.core.recovery.store import flush, write_text
+from zimage_studio.core.recovery.store import flush, write_tensors, write_text
 from zimage_studio.core.weight_headers import component_header, read_json
 from zimage_studio.errors import StorageError
 
 SCHEMA = 1
 RECOVERY = "recovery.json"
 LORA_FOLDER = "lora"
+WEIGHTS = "diffusion_pytorch_model{suffix}.safetensors"
+SHARD_SIZE = "5GB"
 UNFINISHED = ".partial"
 RESERVE_BYTES = 256 * 2**20
 MB = 10**6
@@ -40,8 +43,8 @@ def write_folder(
 ) -> None:
     """The student's folder with the trained transformer, in the dtype the student is stored in.
 
-    `parent` is the hash of the model that training began with, `parent_name` what it is called. The transformer is used up: an adapter is merged, weights are rounded in place.
-    Raises StorageError.
+    `parent` is the hash of the model that training began with, `parent_name` what it is called. The transformer is
+    used up: an adapter is merged. Raises StorageError.
     """
     facts = inspect_folder(student)
     beside = out.parent / f".{out.name}.{os.getpid()}-{secrets.token_hex(4)}{UNFINISHED}"
@@ -53,8 +56,7 @@ def write_folder(
             if getattr(transformer, "_hf_peft_config_loaded", False):
                 lora.save(transformer, beside / LORA_FOLDER)
                 lora.merge(transformer)
-            _round(transformer, student)
-            transformer.save_pretrained(beside / "transformer", max_shard_size="10GB")
+            _write_transformer(transformer, student, beside / "transformer")
             run = {"schema": SCHEMA, "parent": parent, **facts_of_run, "before": _before(student)}
             write_text(beside / RECOVERY, json.dumps(run, ensure_ascii=False, indent=1) + "\n")
             _write_manifest(beside, parent, parent_name)
@@ -89,11 +91,18 @@ def _copy_rest(student: Path, facts: Facts, beside: Path) -> None:
         flush(beside / name)
 
 
-@torch.no_grad()  # type: ignore[untyped-decorator]
-def _round(transformer: ZImageTransformer2DModel, student: Path) -> None:
+def _write_transformer(transformer: ZImageTransformer2DModel, student: Path, folder: Path) -> None:
+    """Config and weights, each rounded as the student's; one file's worth of rounded weights at a time."""
     header = component_header(student, "transformer")
-    for name, weight in transformer.named_parameters():
-        weight.data = weight.data.to(DTYPES[header[name].dtype])
+    transformer.save_config(folder)
+    tensors = transformer.state_dict()
+    split = split_torch_state_dict_into_shards(tensors, filename_pattern=WEIGHTS, max_shard_size=SHARD_SIZE)
+    for file, names in split.filename_to_tensors.items():
+        rounded = {name: tensors[name].to("cpu", DTYPES[header[name].dtype]) for name in names}
+        write_tensors(folder / file, rounded, {"format": "pt"})
+    if split.is_sharded:
+        index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
+        write_text(folder / f"{WEIGHTS.format(suffix='')}.index.json", json.dumps(index, indent=2) + "\n")
 
 
 def _before(student: Path) -> list[Any]:

@@ -8,6 +8,7 @@ import io
 import random
 import tarfile
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -26,6 +27,8 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 METADATA = "metadata.jsonl"
 CAPTION_KEYS = ("text", "caption", "prompt")
 MAX_CAPTION_CHARS = 10_000
+ORIENTATION, LYING = 0x0112, 5
+"""The EXIF tag, and from which value on a picture is stored lying on its side."""
 DRAWN_CAPTIONS = 3
 DRAWN_SEED, DRAWN_HELD_OUT_SEED = 4_000_000, 5_000_000
 
@@ -119,25 +122,25 @@ class _Stored:
     length: int = 0
 
     def __call__(self, width: int, height: int) -> Pixels:
-        image = self._opened()
-        try:
+        with self._opened() as image:
             pixels = np.asarray(_flat(ImageOps.exif_transpose(image)))
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise _bad("data_corrupt", self.name, why=error) from error
         return fitted(pixels, width, height)
 
     def check(self, width: int, height: int) -> None:
-        image = self._opened()
-        found = image.size
-        if image.getexif().get(0x0112, 1) >= 5:  # stored lying on its side
-            found = (found[1], found[0])
+        """Whether it is a picture, and large enough."""
+        with self._opened() as image:
+            found = image.size
+            if image.getexif().get(ORIENTATION, 1) >= LYING:
+                found = (found[1], found[0])
         if found[0] < width or found[1] < height:
             raise _bad("data_small", self.name, found=f"{found[0]}×{found[1]}", size=f"{width}×{height}")
 
-    def _opened(self) -> Image.Image:
+    @contextmanager
+    def _opened(self) -> Iterator[Image.Image]:
         try:
-            return Image.open(io.BytesIO(self._bytes()))
-        except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            with Image.open(io.BytesIO(self._bytes())) as image:
+                yield image
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             why = "no picture" if isinstance(error, UnidentifiedImageError) else error
             raise _bad("data_corrupt", self.name, why=why) from error
 

@@ -18,7 +18,8 @@ class World:
 
     def __init__(self, device: str = "auto") -> None:
         self._accelerator = Accelerator(cpu=device == "cpu", kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)])
-        self.device = self._accelerator.device if device in ("auto", "cpu") else torch.device(device)
+        own = self._accelerator.device if device in ("auto", "cpu", "cuda") else torch.device(device)
+        self.device = torch.device(own.type) if own.type == "cpu" else own  # it numbers CPUs by process
         self.rank: int = self._accelerator.process_index
         self.size: int = self._accelerator.num_processes
 
