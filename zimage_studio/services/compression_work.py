@@ -23,7 +23,7 @@ from zimage_studio.records.progress import Progress
 from zimage_studio.records.recover import RecoveryConfig
 from zimage_studio.records.report import EvaluationRequest, Metric
 from zimage_studio.records.sensitivity_request import SensitivityRequest
-from zimage_studio.services.compression import MAP, WEIGHT_ONLY
+from zimage_studio.services.compression import MAP
 from zimage_studio.services.family import CARD, report_place, root_of
 from zimage_studio.services.files import replace_durably
 from zimage_studio.services.job_process import JobProgress, run_job
@@ -94,14 +94,12 @@ class CompressionWork:
 
     def _scores(self, artifact: ModelArtifact, wanted: PruneRequest, progress: Progress) -> "Scores":
         """What the criterion says; one that only looks at the weights reads them block by block from the disk."""
-        from zimage_studio.core.loading import load_pipeline
         from zimage_studio.core.pruning.calibration_prompts import calibration_prompts
         from zimage_studio.core.pruning.criteria import score
 
         folder = Path(artifact.path)
         prompts = calibration_prompts(folder, wanted.prompts, wanted.seed)
-        source = folder if wanted.criterion in WEIGHT_ONLY else load_pipeline(artifact, progress=progress)
-        return score(source, wanted.criterion, wanted.kinds, prompts=prompts, seed=wanted.seed, progress=progress)
+        return score(folder, wanted.criterion, wanted.kinds, prompts=prompts, seed=wanted.seed, progress=progress)
 
     def planned(self, wanted: PruneRequest, folder: Path, progress: Progress) -> PrunePlan:
         """A plan for the model in `folder`, which is in no list."""

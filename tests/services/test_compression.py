@@ -1,0 +1,97 @@
+"""Knock-outs on the live pipeline, and the device lent to a job: nothing stays altered, the refusal names the job."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.conftest import assert_one_call_at_a_time
+from zimage_studio.core.engine import TorchEngine
+from zimage_studio.errors import BusyError, Cancelled, InvalidInputError, UserError
+from zimage_studio.records.job import JobRecord
+from zimage_studio.services.studio import Studio, build_studio
+from zimage_studio.settings import Settings
+
+UNTIL_S = 60
+SMALL = {"prompt": "a fish", "width": 64, "height": 64, "steps": 2, "guidance": 0.0, "seed": 3}
+JOB = JobRecord(id="0" * 16, kind="recover", state="running", request={"model": "one"})
+
+
+def pixels(studio: Studio) -> np.ndarray:
+    from PIL import Image
+
+    [stored] = studio.generation.submit(SMALL, model="one").result(UNTIL_S)
+    return np.asarray(Image.open(stored.path).convert("RGB"))
+
+
+def test_the_same_picture_with_and_without_and_nothing_stays_altered(random_studio: Studio) -> None:
+    before = pixels(random_studio)
+    knocks = [{"stack": "layers", "index": 0}, {"stack": "noise_refiner", "index": 0, "part": "head", "head": 1}]
+    done = random_studio.compression.knock_out(SMALL, knocks, model="one").result(UNTIL_S)
+    assert done.whole_HWC is not None and done.knocked_HWC is not None and done.distance is not None
+    assert np.array_equal(done.whole_HWC, before)
+    assert not np.array_equal(done.knocked_HWC, before)
+    assert done.distance.psnr_db is not None
+    assert np.array_equal(pixels(random_studio), before)
+    again = random_studio.compression.knock_out(SMALL, knocks, model="one", whole_HWC=before).result(UNTIL_S)
+    assert np.array_equal(again.knocked_HWC, done.knocked_HWC)
+    _, count = random_studio.images.page()
+    assert count == 2  # the knocked-out pictures have no recipe and are not kept
+
+
+def test_a_knock_out_that_cannot_be_is_refused_by_name(random_studio: Studio) -> None:
+    ask = random_studio.compression.knock_out
+    with pytest.raises(UserError, match="Nothing is knocked out"):
+        ask(SMALL, [], model="one")
+    with pytest.raises(InvalidInputError):
+        ask(SMALL, [{"stack": "cellar", "index": 0}], model="one")
+    with pytest.raises(UserError, match=r"layers\.99"):
+        ask(SMALL, [{"stack": "layers", "index": 99}], model="one").result(UNTIL_S)
+    job = ask({**SMALL, "steps": 100}, [{"stack": "layers", "index": 0}], model="one")
+    job.stop()
+    with pytest.raises(Cancelled):
+        job.result(UNTIL_S)
+    assert random_studio.manager.submit(lambda: random_studio.manager.state.phase).result(UNTIL_S) == "ready"
+
+
+class Accelerated(TorchEngine):
+    """The real engine, which calls its device an accelerator."""
+
+    def device(self) -> str:
+        return "cuda"
+
+
+@pytest.fixture
+def accelerated(settings: Settings, two_models: Path) -> Iterator[Studio]:
+    studio = build_studio(replace(settings, models=(two_models,), model="one"), lambda _settings: Accelerated())
+    studio.manager.start()
+    yield studio
+    studio.begin_stop()
+    studio.close()
+    assert_one_call_at_a_time(studio.manager)
+
+
+def test_while_a_job_has_the_accelerator_pictures_are_refused_in_a_sentence_that_names_it(accelerated: Studio) -> None:
+    before = pixels(accelerated)
+    accelerated.manager.lend(JOB)
+    assert (accelerated.manager.state.phase, accelerated.manager.state.model) == ("lent", "one")
+    assert accelerated.manager.look() is None  # the model is gone from memory
+    for ask in (pixels, lambda s: s.compression.knock_out(SMALL, [{"stack": "layers", "index": 0}], model="one")):
+        with pytest.raises(BusyError, match=r"lent to a job \(recovery, one\)"):
+            ask(accelerated)
+    assert accelerated.compression.slowed("en") == ""
+    accelerated.manager.take_back()
+    assert accelerated.manager.state.phase == "empty"
+    assert np.array_equal(pixels(accelerated), before)
+
+
+def test_on_the_processor_pictures_go_on_beside_a_job(random_studio: Studio) -> None:
+    random_studio.manager.lend(JOB)
+    assert pixels(random_studio).shape == (64, 64, 3)
+    random_studio.jobs.table.insert(JOB, settings={}, needs_bytes=0)
+    assert (
+        random_studio.compression.slowed("en") == "A job (recovery) is running on this processor: both will be slower."
+    )
+    random_studio.manager.take_back()
