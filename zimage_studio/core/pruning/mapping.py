@@ -74,12 +74,6 @@ class TensorMap:
         return all(axis is None for axis in self.kept)
 
 
-def axes_of(name: str) -> tuple[Axis, ...]:
-    """What lies along each axis of a tensor; "" for what no cut touches."""
-    match = _PLACE.fullmatch(name)
-    return _OUTER_AXES[name] if match is None else _INNER_AXES[match[3]]
-
-
 def tensor_maps(plan: PrunePlan) -> dict[str, TensorMap]:
     """Every tensor of the parent that stays, by its name there. What is not in it goes with its block."""
     blocks = _blocks(plan)

@@ -1,9 +1,7 @@
 """Tensors by their place in a safetensors file, so that what is needed is read once, and nothing else. No torch."""
 
 import json
-import math
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +11,6 @@ from numpy.typing import NDArray
 from zimage_studio.core.pruning.shape import ITEM_BYTES
 from zimage_studio.core.weight_headers import WEIGHT_STEMS, Reading, Shape, read_safetensors_header, weight_files
 
-PIECE_BYTES = 16 * 2**20
 _RAW_TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2"}
 
 
@@ -56,19 +53,3 @@ def read_numbers(place: TensorPlace) -> NDArray[np.float64]:
         wide = np.frombuffer(raw, "<u2").astype("<u4") << 16
         return wide.view("<f4").astype(np.float64).reshape(place.shape)
     return np.frombuffer(raw, _RAW_TYPES[place.dtype]).astype(np.float64).reshape(place.shape)
-
-
-def read_rows(place: TensorPlace) -> Iterator[NDArray[np.float32]]:
-    """A tensor of any size as float32, a few of its rows at a time; a vector or number in one piece."""
-    width = place.item_bytes * math.prod(place.shape[1:])
-    step = max(1, PIECE_BYTES // width) if len(place.shape) > 1 else max(1, math.prod(place.shape))
-    with Reading(place.file), place.file.open("rb") as file:
-        file.seek(place.start)
-        while raw := file.read(min(step * width, place.start + place.bytes - file.tell())):
-            yield _as_float32(raw, place.dtype).reshape(-1, *place.shape[1:])
-
-
-def _as_float32(raw: bytes, dtype: str) -> NDArray[np.float32]:
-    if dtype == "BF16":
-        return (np.frombuffer(raw, "<u2").astype("<u4") << 16).view("<f4")
-    return np.frombuffer(raw, _RAW_TYPES[dtype]).astype(np.float32)
