@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from tests.pruning_plans import Given, artifact, plan_of, random_scores
 from zimage_studio.core.pruning.loads import loads
 from zimage_studio.core.pruning.mapping import forecast, parameters
-from zimage_studio.core.pruning.planning import edited, make_plan, width_step
+from zimage_studio.core.pruning.planning import edited, make_plan
+from zimage_studio.core.pruning.ranking import width_step
 from zimage_studio.core.pruning.shape import flops, tensor_shapes, transformer_shape
 from zimage_studio.errors import InvalidInputError, ModelError
 from zimage_studio.messages import CATALOGUES

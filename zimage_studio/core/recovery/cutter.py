@@ -7,7 +7,8 @@ from pathlib import Path
 from zimage_studio.core.fingerprint import fingerprint
 from zimage_studio.core.model_files import inspect_folder
 from zimage_studio.core.pruning.artifact import write_pruned
-from zimage_studio.core.pruning.planning import Ranking, make_plan
+from zimage_studio.core.pruning.planning import make_plan
+from zimage_studio.core.pruning.ranking import Ranking
 from zimage_studio.core.pruning.shape import transformer_shape
 from zimage_studio.errors import InvalidInputError
 from zimage_studio.records.artifact import ModelArtifact
