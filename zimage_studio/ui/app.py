@@ -10,7 +10,7 @@ from zimage_studio.ui import present
 from zimage_studio.ui.api import add_api
 from zimage_studio.ui.compress_tab import CompressTab
 from zimage_studio.ui.doors import LOCAL, PRIVATE
-from zimage_studio.ui.generate_tab import add_generate_tab, refresh_models
+from zimage_studio.ui.generate_tab import add_generate_tab, refresh_models, use_model
 from zimage_studio.ui.grid_watch import VISITOR_JS
 from zimage_studio.ui.history_tab import add_history_tab
 from zimage_studio.ui.memory_tab import MemoryTab, slim
@@ -20,7 +20,7 @@ from zimage_studio.ui.texts import Texts
 
 ASSETS = Path(__file__).parent / "assets"
 CHIP_S = 2.0
-STYLES = ("studio.css", "refine.css", "memory.css", "compress.css")
+STYLES = ("studio.css", "refine.css", "memory.css", "compress.css", "compress_lab.css")
 SWEEP_S = (3600, 24 * 3600)
 FONTS = (
     "system-ui", "-apple-system", "Segoe UI", "Roboto", "PingFang SC", "Microsoft YaHei", "Noto Sans CJK SC",
@@ -50,7 +50,8 @@ def build_page(studio: Studio, lang: Lang, *, with_api: bool) -> gr.Blocks:
             with gr.Tab(t("tab_memory"), id="memory") as memory:
                 MemoryTab(studio, tabs, memory, t)
             with gr.Tab(t("tab_compress"), id="compress") as compress:
-                CompressTab(studio, tabs, compress, t)
+                compression = CompressTab(studio, tabs, compress, t)
+        use_model(studio, controls, tabs, *compression.use, t)
         replay.offer(stage.replay, stage.chosen_id)
         replay.offer(view.replay, view.chosen)
         refine.offer(stage.refine, stage.chosen_id)

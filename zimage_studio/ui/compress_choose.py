@@ -6,8 +6,9 @@ import gradio as gr
 
 from zimage_studio.services.studio import Studio
 from zimage_studio.ui import compress_family, present
-from zimage_studio.ui.compress_frame import Frame
+from zimage_studio.ui.compress_frame import Frame, pick_of
 from zimage_studio.ui.doors import PRIVATE, Update
+from zimage_studio.ui.family import PICK
 from zimage_studio.ui.memory_widgets import title
 from zimage_studio.ui.texts import Texts
 
@@ -27,7 +28,7 @@ class ChooseCard:
             self._choices(), value=chosen, label=t("model"), filterable=False, elem_id="zs-compress-model"
         )
         self._note = gr.HTML("", elem_id="zs-compress-note")
-        self._tree = gr.HTML("", js_on_load=compress_family.BRIDGE, elem_id="zs-family")
+        self._tree = gr.HTML("", js_on_load=PICK, elem_id="zs-family")
 
     @property
     def outputs(self) -> list[Any]:
@@ -56,11 +57,11 @@ class ChooseCard:
     def offer(self, frame: Frame) -> None:
         """Wire the tree; a click chooses."""
 
-        def on_pick(event: gr.EventData, model: object) -> Any:
-            picked = getattr(event, "pick", None)
-            return picked if self.known(picked) == picked else gr.update()
+        def on_pick(event: gr.EventData) -> Any:
+            picked = pick_of(event)
+            return picked if self.known(picked) == picked else gr.skip()
 
-        self._tree.click(on_pick, frame.model, frame.model, **PRIVATE)
+        self._tree.click(on_pick, None, frame.model, **PRIVATE)
 
     def _choices(self) -> list[tuple[str, str]]:
         return [(model.name, model.key) for model in self._studio.models.list() if model.kind in KINDS]

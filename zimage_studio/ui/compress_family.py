@@ -8,11 +8,6 @@ from zimage_studio.ui import present
 from zimage_studio.ui.present import escape
 from zimage_studio.ui.texts import Texts
 
-BRIDGE = """element.addEventListener('click', (event) => {
-  const button = event.target.closest('[data-pick]');
-  if (button) trigger('click', {pick: button.dataset.pick});
-});"""
-"""For gr.HTML: a click on what carries `data-pick` reaches the server."""
 SCORES = ("judge_accuracy", "clip_score")
 """What a card is summed up by: the first of these that was measured."""
 

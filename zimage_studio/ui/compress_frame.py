@@ -20,7 +20,8 @@ class Frame:
 
     `model` holds the key of the chosen model, as the browser says it: services check it. `steps` are the tabs of the
     path: `gr.Tabs(selected=step)` as an output goes to a step. `tabs` are those of the whole page. `fresh` is the id
-    of the job that this page started last, for cards that show what came out of it; empty at first.
+    of the job that this page started last (or was asked to show), until what came out of it has been shown. `plan` is
+    the plan that is looked at and will be cut; the card of the step "plan" puts it in its place.
     """
 
     studio: Studio
@@ -29,6 +30,7 @@ class Frame:
     steps: gr.Tabs
     tabs: gr.Tabs
     fresh: gr.State
+    plan: gr.Dropdown
 
 
 class Card(Protocol):

@@ -8,9 +8,10 @@ import gradio as gr
 from zimage_studio.errors import UserError
 from zimage_studio.records.job import JobRecord
 from zimage_studio.services.studio import Studio
-from zimage_studio.ui import compress_family, jobs_view, present
+from zimage_studio.ui import jobs_view, present
 from zimage_studio.ui.compress_frame import Frame, Step, pick_of
 from zimage_studio.ui.doors import PRIVATE, Update, errors_as_toasts
+from zimage_studio.ui.family import PICK
 from zimage_studio.ui.memory_widgets import title
 from zimage_studio.ui.texts import Texts
 
@@ -65,7 +66,7 @@ class JobsCard:
         self._studio = studio
         self._t = t
         title(t("jobs_title"))
-        self._list = gr.HTML(present.note(t("jobs_none")), js_on_load=compress_family.BRIDGE, elem_id="zs-jobs")
+        self._list = gr.HTML(present.note(t("jobs_none")), js_on_load=PICK, elem_id="zs-jobs")
         with gr.Column(visible=False, elem_classes="zs-log-box") as self._box:
             self._log = gr.HTML("", max_height=260, autoscroll=True, elem_id="zs-job-log")
             self._close = gr.Button(t("jobs_log_close"), size="sm", elem_id="zs-job-log-close")

@@ -8,13 +8,22 @@ import gradio as gr
 from zimage_studio.records.job import JobRecord
 from zimage_studio.services.studio import Studio
 from zimage_studio.ui.compress_choose import ChooseCard
-from zimage_studio.ui.compress_frame import Card, Frame, Step
+from zimage_studio.ui.compress_cut import CutCard
+from zimage_studio.ui.compress_frame import STEPS, Card, Frame, Step
 from zimage_studio.ui.compress_jobs import JobsCard, NowStrip
+from zimage_studio.ui.compress_plan import PlanCard
+from zimage_studio.ui.compress_recover import RecoverCard
+from zimage_studio.ui.compress_use import UseCard
 from zimage_studio.ui.doors import PRIVATE, Update
 from zimage_studio.ui.texts import Texts
 
 TICK_S = 1.0
-CARDS: dict[Step, Callable[[Frame], Card]] = {}
+CARDS: dict[Step, Callable[[Frame], Card]] = {
+    "plan": PlanCard,
+    "cut": CutCard,
+    "recover": RecoverCard,
+    "use": UseCard,
+}
 """The card of each step, in the order of the path."""
 
 
@@ -33,7 +42,11 @@ class CompressTab:
             with gr.Column(scale=1, min_width=300, elem_classes="zs-stage-column"):
                 self._now = NowStrip(studio, t)
                 with gr.Tabs(elem_classes="zs-sub", elem_id="zs-path") as steps:
-                    frame = Frame(studio, t, self._choose.model, steps, tabs, gr.State(""))
+                    plan = gr.Dropdown(
+                        [], value=None, label=t("plan_pick"), filterable=False, min_width=160, render=False,
+                        elem_id="zs-plan-pick",
+                    )  # fmt: skip
+                    frame = Frame(studio, t, self._choose.model, steps, tabs, gr.State(""), plan)
                     self._cards = self._add_cards(frame)
         self._frame = frame
         self._seen = gr.State("")
@@ -42,10 +55,16 @@ class CompressTab:
         self._jobs.wire(frame)
         self._wire(tabs, tab)
 
+    @property
+    def use(self) -> tuple[gr.Button, gr.Dropdown]:
+        """The button of the last step, and the model that it means."""
+        button = next(card.button for card in self._cards if isinstance(card, UseCard))
+        return button, self._frame.model
+
     def _add_cards(self, frame: Frame) -> tuple[Card, ...]:
         cards = []
-        for number, (step, card) in enumerate(CARDS.items(), 2):
-            label = self._t("compress_step", number=number, name=self._t(f"compress_step_{step}"))
+        for step, card in CARDS.items():
+            label = self._t("compress_step", number=STEPS.index(step) + 2, name=self._t(f"compress_step_{step}"))
             with gr.Tab(label, id=step, render_children=True), gr.Column(elem_classes="zs-box"):
                 cards.append(card(frame))
         return tuple(cards)
@@ -53,7 +72,8 @@ class CompressTab:
     @property
     def _outputs(self) -> list[Any]:
         parts = [*self._choose.outputs, *self._jobs.outputs, *self._now.outputs, self._seen]
-        return [*parts, *(output for card in self._cards for output in card.outputs)]
+        shared = [self._frame.plan, self._frame.fresh]
+        return [*parts, *shared, *(output for card in self._cards for output in card.outputs)]
 
     def _wire(self, tabs: gr.Tabs, tab: gr.Tab) -> None:
         name, frame = self._t("tab_compress"), self._frame
@@ -61,44 +81,53 @@ class CompressTab:
         def on_tabs(event: gr.SelectData) -> Any:
             return gr.Timer(active=event.value == name)
 
-        def on_open(model: object, fresh: str) -> Update:
+        def on_open(model: object, fresh: str, plan: object) -> Update:
             chosen = self._choose.known(model)
-            return {**self._choose.shown(chosen), **self._everything(chosen, fresh)}
+            jobs = self._studio.jobs.list()
+            return {
+                **self._choose.shown(chosen), **self._now.shown(jobs), **self._jobs.shown(jobs),
+                **self._of_cards(self._cards, chosen, fresh, plan, jobs), self._seen: _mark(jobs),
+            }  # fmt: skip
 
-        def on_model(model: object, fresh: str) -> Update:
-            return {**self._choose.told(model), **self._of_cards(self._cards, str(model or ""), fresh)}
+        def on_model(model: object, fresh: str, plan: object) -> Update:
+            jobs = self._studio.jobs.list()
+            return {**self._choose.told(model), **self._of_cards(self._cards, str(model or ""), fresh, plan, jobs)}
 
-        def on_tick(model: object, fresh: str, seen: str, picked: str) -> Update:
-            return self._tick(str(model or ""), fresh, seen, picked)
+        def on_tick(model: object, fresh: str, plan: object, seen: str, picked: str) -> Update:
+            return self._tick(str(model or ""), fresh, plan, seen, picked)
 
         tabs.select(on_tabs, None, self._timer, **PRIVATE)
-        tab.select(on_open, [frame.model, frame.fresh], self._outputs, **PRIVATE)
-        frame.model.change(on_model, [frame.model, frame.fresh], self._outputs, trigger_mode="always_last", **PRIVATE)
-        inputs = [frame.model, frame.fresh, self._seen, self._jobs.picked]
-        self._timer.tick(on_tick, inputs, self._outputs, **PRIVATE)
+        chosen = [frame.model, frame.fresh, frame.plan]
+        tab.select(on_open, chosen, self._outputs, **PRIVATE)
+        changes = [frame.model.change, frame.fresh.change]
+        gr.on(changes, on_model, chosen, self._outputs, trigger_mode="always_last", **PRIVATE)
+        self._timer.tick(on_tick, [*chosen, self._seen, self._jobs.picked], self._outputs, **PRIVATE)
 
-    def _tick(self, model: str, fresh: str, seen: str, picked: str) -> Update:
+    def _tick(self, model: str, fresh: str, plan: object, seen: str, picked: str) -> Update:
         """The progress always; list and cards only when something began or ended: a click must find its button."""
         jobs = self._studio.jobs.list()
         mark = _mark(jobs)
-        shown: Update = {**self._now.shown(jobs), **self._jobs.log(picked, jobs)}
+        shown: Update = {**self._now.shown(jobs), **self._jobs.log(picked, jobs), **self._live(jobs)}
         if mark == seen:
-            return {**shown, **self._live(jobs)}
-        ended = _ended(seen, jobs)
-        cards = [card for card in self._cards if any(job.kind in card.kinds for job in ended)]
-        choices = self._choose.listed(model) if ended else {}
+            return shown
+        changed = {job.kind for job in _changed(seen, jobs)}
+        cards = [card for card in self._cards if card.kinds & changed]
         return {
-            **shown, **self._jobs.shown(jobs), **choices, **self._of_cards(cards, model, fresh), **self._live(jobs),
-            self._seen: mark,
+            **shown, **self._jobs.shown(jobs), **self._choose.listed(model),
+            **self._of_cards(cards, model, fresh, plan, jobs), self._seen: mark,
         }  # fmt: skip
 
-    def _everything(self, model: str, fresh: str) -> Update:
-        jobs = self._studio.jobs.list()
-        shown = {**self._now.shown(jobs), **self._jobs.shown(jobs), self._seen: _mark(jobs)}
-        return {**shown, **self._of_cards(self._cards, model, fresh), **self._live(jobs)}
-
-    def _of_cards(self, cards: Sequence[Card], model: str, fresh: str) -> Update:
-        return {widget: update for card in cards for widget, update in card.shown(model, fresh).items()}
+    def _of_cards(
+        self, cards: Sequence[Card], model: str, fresh: str, plan: object, jobs: Sequence[JobRecord]
+    ) -> Update:
+        """The cards as they are now; what came out of the fresh job has then been shown."""
+        updates = {widget: update for card in cards for widget, update in card.shown(model, fresh).items()}
+        for card in cards:
+            if isinstance(card, PlanCard):
+                updates |= card.listed(model, fresh, plan)
+        if any(job.id == fresh and job.finished for job in jobs):
+            updates[self._frame.fresh] = ""
+        return {**updates, **self._live(jobs)}
 
     def _live(self, jobs: Sequence[JobRecord]) -> Update:
         """What the cards show of the job that runs."""
@@ -113,7 +142,7 @@ def _mark(jobs: Sequence[JobRecord]) -> str:
     return " ".join(f"{job.id}:{job.state}" for job in jobs)
 
 
-def _ended(seen: str, jobs: Sequence[JobRecord]) -> list[JobRecord]:
-    """The jobs that have ended since the list looked like `seen`."""
+def _changed(seen: str, jobs: Sequence[JobRecord]) -> list[JobRecord]:
+    """The jobs that began or ended since the list looked like `seen`."""
     before = dict(entry.split(":") for entry in seen.split())
-    return [job for job in jobs if job.finished and before.get(job.id) != job.state]
+    return [job for job in jobs if before.get(job.id) != job.state]

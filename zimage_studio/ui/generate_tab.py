@@ -1,12 +1,13 @@
 """The Generate tab: the controls on the left, the stage with the image on the right."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
 
+from zimage_studio.errors import UserError
 from zimage_studio.records.artifact import ModelArtifact
 from zimage_studio.records.recipe import Recipe
 from zimage_studio.records.request import ModelDefaults
@@ -14,7 +15,7 @@ from zimage_studio.services.generation import GenerationJob
 from zimage_studio.services.images import StoredImage
 from zimage_studio.services.studio import Studio
 from zimage_studio.ui import forms, present
-from zimage_studio.ui.doors import LOCAL, PRIVATE, Update, errors_as_toasts, session_of, shown
+from zimage_studio.ui.doors import LOCAL, PRIVATE, Update, errors_as_toasts, session_of, shown, toast
 from zimage_studio.ui.texts import Texts
 from zimage_studio.ui.watching import moments, raise_failure
 
@@ -236,7 +237,30 @@ def _wire_local(controls: Controls, t: Texts) -> None:
     controls.seed_keep.click(None, controls.last_seed, controls.seed, js="(seed) => seed", **LOCAL)
 
 
+def use_model(
+    studio: Studio, controls: Controls, tabs: gr.Tabs, button: gr.Button, model: gr.Dropdown, t: Texts
+) -> None:
+    """A click on `button` goes to this tab with the model that `model` holds, and its own settings."""
+
+    def on_use(key: object) -> Update:
+        models = studio.models.list()
+        if _find(models, key) is None:
+            known = ", ".join(artifact.key for artifact in models)
+            raise toast(UserError("unknown_model", value=str(key)[:80], known=known), t)
+        return {controls.model: gr.update(choices=_choices(models), value=key), tabs: gr.Tabs(selected="generate")}
+
+    on_model, outputs = _model_shower(studio, controls, t)
+    button.click(on_use, model, [controls.model, tabs], **PRIVATE).success(on_model, model, outputs, **PRIVATE)
+
+
 def _wire_model(studio: Studio, controls: Controls, t: Texts) -> None:
+    on_model, outputs = _model_shower(studio, controls, t)
+    controls.model.input(on_model, controls.model, outputs, **PRIVATE)
+
+
+def _model_shower(studio: Studio, controls: Controls, t: Texts) -> tuple[Callable[[object], Update], list[Any]]:
+    """What sets the controls to what a model wants, and the controls that it sets."""
+
     def on_model(key: object) -> Update:
         artifact = _find(studio.models.list(), key)
         if artifact is None:
@@ -258,7 +282,7 @@ def _wire_model(studio: Studio, controls: Controls, t: Texts) -> None:
 
     outputs = [controls.model_note, controls.sizes, controls.width, controls.height, controls.steps]
     outputs += [controls.guidance, controls.negative_note, *controls.examples]
-    controls.model.input(on_model, controls.model, outputs, **PRIVATE)
+    return on_model, outputs
 
 
 def _wire_generation(studio: Studio, controls: Controls, stage: Stage, t: Texts) -> None:
