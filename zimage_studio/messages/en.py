@@ -511,6 +511,7 @@ EN: dict[str, str] = {
     "report.unreadable": "This report card cannot be read: {why}.",
     "report.schema": "This report card has schema {value}; this version reads {known}.",
     "report.prompts_list": "The {field} must be a list of texts, not {value}.",
+    "report.frontier_model": "Compressed models",
     "report.itself": "itself",
     "report.none_differ": "no difference in any of {count} pictures; one in up to {percent} of all pictures cannot be ruled out",
     "field.image_reward": "ImageReward folder",

@@ -511,6 +511,7 @@ ZH: dict[str, str] = {
     "report.unreadable": "这份报告卡无法读取：{why}。",
     "report.schema": "这份报告卡的 schema 是 {value}；本版本读取 {known}。",
     "report.prompts_list": "{field}必须是文字列表，而不是 {value}。",
+    "report.frontier_model": "压缩模型",
     "report.itself": "自身",
     "report.none_differ": "{count} 张图片均无差别；不能排除至多 {percent} 的图片有差别",
     "field.image_reward": "ImageReward 文件夹",

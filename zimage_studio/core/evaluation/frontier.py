@@ -168,10 +168,10 @@ def _order(point: Point, axis: Axis, group: Group) -> tuple[float, float]:
 
 STYLE = (
     "<style>.zs-f{font:13px system-ui,sans-serif;fill:currentColor}.zs-f .q{opacity:.65}"
-    ".zs-f .grid{stroke:currentColor;opacity:.14}.zs-f .bar{stroke-width:2;opacity:.55}.zs-f text{stroke:none}"
+    ".zs-f .grid{stroke:currentColor;opacity:.14}.zs-f .bar{stroke-width:2;opacity:.55}"
     ".zs-f .front{fill:none;stroke:#6366f1;stroke-width:2;stroke-dasharray:5 4}"
     ".zs-f .model{fill:#6366f1;stroke:#6366f1}.zs-f .parent{fill:#1a8f5f;stroke:#1a8f5f}"
-    ".zs-f .quantised{fill:#c96a1b;stroke:#c96a1b}</style>"
+    ".zs-f .quantised{fill:#c96a1b;stroke:#c96a1b}.zs-f text{stroke:none}</style>"
 )
 
 
@@ -193,27 +193,28 @@ def svg(group: Group, axis: Axis, lang: Lang) -> str:
     points = [point for point in group.points if place(point, axis) is not None]
     if not points:
         return ""
-    x = _Scale(*_reach([place(p, axis) or 0.0 for p in points], zero=True), LEFT, WIDTH - RIGHT)
+    x = _Scale(*_reach([place(p, axis) or 0.0 for p in points]), LEFT, WIDTH - RIGHT)
     heights = [value for p in points for value in (p.quality, p.low, p.high) if value is not None]
     y = _Scale(*_reach(heights), HEIGHT - BOTTOM, TOP)
     words = say("report.frontier_bytes" if axis == "bytes" else "report.frontier_time", lang)
     title = f"{metric_name(group.metric, lang)} – {words}"
+    spots = [_Spot(point, _name(point, lang), x(place(point, axis) or 0.0), y(point.quality)) for point in points]
     parts = [_grid(group, axis, x, y), _line(group, axis, x, y)]
-    parts += [_dot(point, group, axis, x, y, lang) for point in points]
-    parts.append(
-        f'<text x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 10}" text-anchor="middle">{escape(words)}</text>'
-    )
-    parts.append(f'<text x="{LEFT}" y="14" class="q">{escape(metric_name(group.metric, lang))}</text>')
+    parts += [_dot(spot, group, y) for spot in spots]
+    parts += _labels(spots, group.frontier(axis))
+    parts += _legend(points, lang)
+    parts.append(f'<text x="{WIDTH - RIGHT}" y="{HEIGHT - 12}" text-anchor="end">{escape(words)} →</text>')
+    parts.append(f'<text x="{LEFT}" y="16">↑ {escape(metric_name(group.metric, lang))}</text>')
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" class="zs-f" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
         f'aria-label="{escape(title)}">{STYLE}<title>{escape(title)}</title>{"".join(parts)}</svg>'
     )
 
 
-def _reach(values: Sequence[float], *, zero: bool = False) -> tuple[float, float]:
-    low, high = (0.0 if zero else min(values)), max(values)
+def _reach(values: Sequence[float]) -> tuple[float, float]:
+    low, high = min(values), max(values)
     room = (high - low) * 0.08 or max(abs(high), 1e-9) * 0.1
-    return (0.0 if zero else low - room), high + room
+    return low - room, high + room
 
 
 def _grid(group: Group, axis: Axis, x: _Scale, y: _Scale) -> str:
@@ -245,21 +246,72 @@ def _line(group: Group, axis: Axis, x: _Scale, y: _Scale) -> str:
     return f'<polyline class="front" points="{spots}"/>'
 
 
-def _dot(point: Point, group: Group, axis: Axis, x: _Scale, y: _Scale, lang: Lang) -> str:
-    across, up = x(place(point, axis) or 0.0), y(point.quality)
-    name = _name(point, lang)
-    hint = f"{name}: {group.metric} {point.quality:.4f}, {size(point.bytes)}"
+@dataclass(frozen=True, slots=True)
+class _Spot:
+    """A point in its place, in px."""
+
+    point: Point
+    name: str
+    x: float
+    y: float
+
+
+def _dot(spot: _Spot, group: Group, y: _Scale) -> str:
+    point = spot.point
+    hint = f"{spot.name}: {group.metric} {point.quality:.4f}, {size(point.bytes)}"
     if point.time is not None:
         hint += f", ×{point.time:.2f}"
     bar = ""
     if point.low is not None and point.high is not None:
-        bar = (
-            f'<line class="bar" x1="{across:.1f}" x2="{across:.1f}" y1="{y(point.low):.1f}" y2="{y(point.high):.1f}"/>'
-        )
-    side = ("end", across - 9) if across > WIDTH * 0.72 else ("start", across + 9)
-    label = f'<text x="{side[1]:.1f}" y="{up - 8:.1f}" text-anchor="{side[0]}">{escape(_short(name))}</text>'
-    mark = f'<circle cx="{across:.1f}" cy="{up:.1f}" r="5.5"/>'
-    return f'<g class="{point.role}"><title>{escape(hint)}</title>{bar}{mark}{label}</g>'
+        ends = f'y1="{y(point.low):.1f}" y2="{y(point.high):.1f}"'
+        bar = f'<line class="bar" x1="{spot.x:.1f}" x2="{spot.x:.1f}" {ends}/>'
+    mark = f'<circle cx="{spot.x:.1f}" cy="{spot.y:.1f}" r="5.5"/>'
+    return f'<g class="{point.role}"><title>{escape(hint)}</title>{bar}{mark}</g>'
+
+
+def _labels(spots: Sequence[_Spot], front: Sequence[Point]) -> list[str]:
+    """Names beside the points, those of the frontier first, where they cover no point and no other name."""
+    taken = [(spot.x - 7, spot.y - 7, spot.x + 7, spot.y + 7) for spot in spots]
+    parts = []
+    for spot in sorted(spots, key=lambda spot: spot.point not in front):
+        text = _short(spot.name)
+        for anchor, x, y in (("start", 10, -8), ("end", -10, -8), ("start", 10, 18), ("end", -10, 18)):
+            box = _box(text, anchor, spot.x + x, spot.y + y)
+            if _free(box, taken):
+                taken.append(box)
+                at = f'x="{spot.x + x:.1f}" y="{spot.y + y:.1f}" text-anchor="{anchor}"'
+                parts.append(f'<text class="{spot.point.role}" {at}>{escape(text)}</text>')
+                break
+    return parts
+
+
+_Box = tuple[float, float, float, float]
+
+
+def _box(text: str, anchor: str, x: float, y: float) -> _Box:
+    """Where a text lies: left, top, right, bottom."""
+    width = sum(7.2 if char.isascii() else 13.5 for char in text)
+    left = x if anchor == "start" else x - width
+    return left, y - 12, left + width, y + 4
+
+
+def _free(box: _Box, taken: Sequence[_Box]) -> bool:
+    left, top, right, bottom = box
+    if left < LEFT or right > WIDTH or top < TOP - 8 or bottom > HEIGHT - BOTTOM + 6:
+        return False
+    return all(right < other[0] or left > other[2] or bottom < other[1] or top > other[3] for other in taken)
+
+
+def _legend(points: Sequence[Point], lang: Lang) -> list[str]:
+    parts, x = [], float(LEFT)
+    for role, key in (("model", "report.frontier_model"), ("parent", "report.column.parent"),
+                      ("quantised", "report.column.quantised")):  # fmt: skip
+        if any(point.role == role for point in points):
+            text = say(key, lang)
+            parts.append(f'<circle class="{role}" cx="{x + 5:.1f}" cy="{HEIGHT - 16}" r="4.5"/>')
+            parts.append(f'<text class="q" x="{x + 16:.1f}" y="{HEIGHT - 12}">{escape(text)}</text>')
+            x += _box(text, "start", 0, 0)[2] + 34
+    return parts
 
 
 def _name(point: Point, lang: Lang) -> str:

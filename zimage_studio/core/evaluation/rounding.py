@@ -20,6 +20,8 @@ from zimage_studio.core.memory.switches_precision import KEEP, quantised_as
 from zimage_studio.core.weight_headers import TensorInfo
 
 Kind = Literal["int8", "int4"]
+ZERO_POINT_BYTES = 1
+"""torchao keeps one for each row beside its scale, also where it is 0."""
 KINDS: tuple[Kind, ...] = ("int8", "int4")
 STACKS = ("layers", "noise_refiner", "context_refiner")
 _PLACE = re.compile(r"(?P<stack>layers|noise_refiner|context_refiner)\.(?P<index>\d+)\.(?P<rest>.+)")
@@ -58,7 +60,7 @@ def layers_of(header: Mapping[str, TensorInfo], scale_bytes: int) -> list[Layer]
 def _layer(name: str, info: TensorInfo, scale_bytes: int) -> Layer:
     rows, columns = info.shape
     four = round(rows * columns * int4.BITS / 8) if columns % int4.GROUP == 0 else None
-    return Layer(name, info.bytes, rows * columns + rows * scale_bytes, four)
+    return Layer(name, info.bytes, rows * columns + rows * (scale_bytes + ZERO_POINT_BYTES), four)
 
 
 def _place(name: str) -> tuple[str, int, str]:
