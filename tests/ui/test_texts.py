@@ -10,7 +10,7 @@ from zimage_studio.messages import CATALOGUES as MESSAGES
 from zimage_studio.ui.texts import CATALOGUES
 
 UI = Path(__file__).parents[2] / "zimage_studio" / "ui"
-MADE_OF_PARTS = re.compile(r"chip_|model_family_|axis_note_|grid_state_|hint_|truth_|group_")
+MADE_OF_PARTS = re.compile(r"chip_|model_family_|axis_note_|grid_state_|hint_|truth_|group_|stack_|part_")
 
 
 def placeholders(text: str) -> set[str]:

@@ -11,17 +11,21 @@ from zimage_studio.ui.compress_choose import ChooseCard
 from zimage_studio.ui.compress_cut import CutCard
 from zimage_studio.ui.compress_frame import STEPS, Card, Frame, Step
 from zimage_studio.ui.compress_jobs import JobsCard, NowStrip
+from zimage_studio.ui.compress_judge import JudgeCard
 from zimage_studio.ui.compress_plan import PlanCard
 from zimage_studio.ui.compress_recover import RecoverCard
+from zimage_studio.ui.compress_understand import UnderstandCard
 from zimage_studio.ui.compress_use import UseCard
 from zimage_studio.ui.doors import PRIVATE, Update
 from zimage_studio.ui.texts import Texts
 
 TICK_S = 1.0
 CARDS: dict[Step, Callable[[Frame], Card]] = {
+    "understand": UnderstandCard,
     "plan": PlanCard,
     "cut": CutCard,
     "recover": RecoverCard,
+    "judge": JudgeCard,
     "use": UseCard,
 }
 """The card of each step, in the order of the path."""

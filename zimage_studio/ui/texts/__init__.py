@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 from zimage_studio.messages import Lang
 from zimage_studio.ui.texts.compress_en import COMPRESS_EN
+from zimage_studio.ui.texts.compress_judge_en import COMPRESS_JUDGE_EN
+from zimage_studio.ui.texts.compress_judge_zh import COMPRESS_JUDGE_ZH
 from zimage_studio.ui.texts.compress_zh import COMPRESS_ZH
 from zimage_studio.ui.texts.en import EN
 from zimage_studio.ui.texts.memory_en import MEMORY_EN
@@ -12,8 +14,8 @@ from zimage_studio.ui.texts.memory_zh import MEMORY_ZH
 from zimage_studio.ui.texts.zh import ZH
 
 CATALOGUES: dict[Lang, Mapping[str, str]] = {
-    "en": {**EN, **MEMORY_EN, **COMPRESS_EN},
-    "zh": {**ZH, **MEMORY_ZH, **COMPRESS_ZH},
+    "en": {**EN, **MEMORY_EN, **COMPRESS_EN, **COMPRESS_JUDGE_EN},
+    "zh": {**ZH, **MEMORY_ZH, **COMPRESS_ZH, **COMPRESS_JUDGE_ZH},
 }
 
 
