@@ -76,7 +76,7 @@ def add_plan_form(t: Texts) -> PlanForm:
             amount = gr.Number(
                 USUAL_RATIO, label=t("plan_amount_ratio"), step=0.05, min_width=120, elem_id="zs-plan-amount"
             )
-        about = gr.HTML(_about(FIRST_CRITERION, t), elem_id="zs-plan-criterion-about")
+        about = gr.HTML(_about(FIRST_CRITERION, "ratio", t), elem_id="zs-plan-criterion-about")
         with gr.Accordion(t("compress_more"), open=False, elem_id="zs-plan-more"):
             dim = gr.Checkbox(False, label=t("plan_dim"), info=t("plan_dim_info"), elem_id="zs-plan-dim")
             protect = gr.Checkbox(True, label=t("plan_protect"), elem_id="zs-plan-protect")
@@ -109,12 +109,16 @@ def usual(target: object, model: ModelArtifact | None, t: Texts) -> Any:
 
 
 def _wire(form: PlanForm, about: gr.HTML, t: Texts) -> None:
-    def on_criterion(criterion: object) -> str:
-        return _about(criterion, t)
+    def on_choice(criterion: object, target: object) -> str:
+        return _about(criterion, target, t)
 
-    form.criterion.change(on_criterion, form.criterion, about, trigger_mode="always_last", **PRIVATE)
+    chosen = [form.criterion, form.target]
+    changes = [widget.change for widget in chosen]
+    gr.on(changes, on_choice, chosen, about, trigger_mode="always_last", **PRIVATE)
 
 
-def _about(criterion: object, t: Texts) -> str:
-    """One honest line of a criterion."""
-    return present.note(t(f"criterion_about_{criterion}") if criterion in CRITERIA else "")
+def _about(criterion: object, target: object, t: Texts) -> str:
+    """One honest line of the criterion, one of the target."""
+    lines = [t(f"criterion_about_{criterion}")] if criterion in CRITERIA else []
+    lines += [t(f"plan_amount_{target}_note")] if target in TARGETS else []
+    return "".join(present.note(line) for line in lines)

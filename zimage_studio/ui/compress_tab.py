@@ -45,12 +45,13 @@ class CompressTab:
                     self._jobs = JobsCard(studio, t)
             with gr.Column(scale=1, min_width=300, elem_classes="zs-stage-column"):
                 self._now = NowStrip(studio, t)
+                plan = gr.Dropdown(
+                    [], value=None, label=t("plan_pick"), filterable=False, min_width=160, render=False,
+                    elem_id="zs-plan-pick",
+                )  # fmt: skip
+                fresh = gr.State("")  # not among the tabs: Gradio would count it as one of them
                 with gr.Tabs(elem_classes="zs-sub", elem_id="zs-path") as steps:
-                    plan = gr.Dropdown(
-                        [], value=None, label=t("plan_pick"), filterable=False, min_width=160, render=False,
-                        elem_id="zs-plan-pick",
-                    )  # fmt: skip
-                    frame = Frame(studio, t, self._choose.model, steps, tabs, gr.State(""), plan)
+                    frame = Frame(studio, t, self._choose.model, steps, tabs, fresh, plan)
                     self._cards = self._add_cards(frame)
         self._frame = frame
         self._seen = gr.State("")

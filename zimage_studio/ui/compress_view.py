@@ -72,9 +72,9 @@ def _numbers(found: PrunePlan, t: Texts) -> str:
         _figures(t(key), before, after, written)
         for key, before, after, written in (
             ("plan_bytes", found.bytes_before, found.bytes_after, lambda n: present.size(n, t)),
-            ("plan_parameters", found.parameters_before, found.parameters_after, lambda n: present.parameters(n, t)),
+            ("plan_parameters", found.parameters_before, found.parameters_after, lambda n: _count(n, t)),
             ("plan_transformer", found.transformer_parameters_before, found.transformer_parameters_after,
-             lambda n: present.parameters(n, t)),
+             lambda n: _count(n, t)),
             ("plan_flops", found.flops_before, found.flops_after, _flops),
         )
     )  # fmt: skip
@@ -221,6 +221,13 @@ def _percent(share: float) -> str:
 def _change(ratio: float) -> str:
     value = 100 * (ratio - 1)
     return "±0 %" if abs(value) < 0.05 else f"{value:+.1f} %".replace("-", "−")
+
+
+def _count(number: int, t: Texts) -> str:
+    """Chinese counts in 10^4 and 10^8, English in 10^6 and 10^9."""
+    if t.lang == "zh":
+        return f"{number / 1e8:.2f} 亿" if number >= 10**8 else f"{number / 1e4:.1f} 万"
+    return f"{number / 1e9:.2f} B" if number >= 10**9 else f"{number / 1e6:.2f} M"
 
 
 def _flops(count: int) -> str:
