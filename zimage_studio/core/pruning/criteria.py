@@ -26,15 +26,17 @@ from zimage_studio.core.pruning.weights import Read, branch_strengths, random_sc
 from zimage_studio.core.weight_headers import read_json
 from zimage_studio.errors import InvalidInputError
 from zimage_studio.records.artifact import ModelArtifact
-from zimage_studio.records.plan import Criterion, Kind, TransformerShape
+from zimage_studio.records.plan import CRITERIA, Criterion, Kind, TransformerShape
 from zimage_studio.records.progress import Progress, silent
 
 WEIGHT_ONLY: tuple[Criterion, ...] = ("random", "l1", "group_l2")
-JUDGE_DIM: tuple[Criterion, ...] = (*WEIGHT_ONLY, "activation", "block_influence")
+JUDGE_DIM: tuple[Criterion, ...] = (*WEIGHT_ONLY, "activation")
 POWERS = {"l1": 1, "group_l2": 2}
 PROMPTS = 8
 POINTS = 8
 """On how many states of one picture is measured, spread evenly over its steps."""
+ABLATION_STATES = 8
+"""Ablation runs the model anew for each head and group of units: on few states, of all pictures and times."""
 
 
 def score(
@@ -59,14 +61,20 @@ def score(
 
     Scores of units and heads compare within their block; of taylor, fisher and ablation also across blocks. Blocks are
     scored by what can be compared: see `branch_strengths` for l1 and group_l2, `gradients`, and for activation and
-    block_influence, which are one measurement (arXiv:2407.14679), `block_influence`. Ablation measures only what
-    `kinds` need, for it takes long. The residual stream (`dim`) is for the weight-only ones and activation.
+    block_influence, which are one measurement (arXiv:2407.14679), `block_influence`; under the second name it is for
+    cuts that hold "depth", alone or with others. Ablation measures only what `kinds` need, for it takes long, and on 8
+    states. The residual stream (`dim`) is for the weight-only ones and activation.
     Raises InvalidInputError for a criterion that cannot serve these kinds, or a pipeline without prompts, UserError for
     quantised or offloaded weights, NonFiniteError, ModelError, Cancelled.
     """
     if "dim" in kinds and criterion not in JUDGE_DIM:
         known = ", ".join(JUDGE_DIM)
         raise InvalidInputError("criterion_unsuited", field="criterion", value=criterion, kind="dim", known=known)
+    if criterion == "block_influence" and "depth" not in kinds:
+        others = ", ".join(name for name in CRITERIA if name != criterion)
+        raise InvalidInputError(
+            "criterion_unsuited", field="criterion", value=criterion, kind=", ".join(kinds), known=others
+        )
     if criterion in WEIGHT_ONLY:
         return _weighed(source, criterion, kinds, seed, progress)
     if isinstance(source, Path):
@@ -84,6 +92,8 @@ def score(
     seeds = [seed + turn for turn in range(len(prompts))]
     states = calibration_set(source, prompts, seeds, steps, size=size, guidance=guidance or 0.0, progress=progress)
     states = _spread(states, steps)
+    if criterion == "ablation":
+        states = _few(states, len(prompts))
     found = measured(source.transformer, criterion, kinds, states, progress)
     width, height = size
     said = f"{len(prompts)} prompts, {len(states)} states, {width}x{height} px, guidance {guidance or 0:g}, seed {seed}"
@@ -118,6 +128,13 @@ def _spread(states: Batch, steps: int) -> Batch:
     """At most POINTS states of each picture, evenly spread, those of one step together."""
     points = sorted({turn * steps // POINTS for turn in range(POINTS)})
     return states.part([first + point for point in points for first in range(0, len(states), steps)])
+
+
+def _few(states: Batch, pictures: int) -> Batch:
+    """ABLATION_STATES of what `_spread` gives, the times in turn and the pictures in turn."""
+    count = min(ABLATION_STATES, len(states))
+    times = len(states) // pictures
+    return states.part([turn * times // count * pictures + turn % pictures for turn in range(count)])
 
 
 def _weighed(
