@@ -15,6 +15,7 @@ from zimage_studio.cli import main
 from zimage_studio.records.plan import RUNTIMES, PrunePlan
 
 UNTIL_S = 60.0
+QUICK = {"batch": 2, "held_out": 2, "samples": 0}
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +48,10 @@ def test_from_a_plan_to_a_report_card(capsys, data):
     assert made["peak_memory_bytes"] > 0
     assert "%" in err  # progress goes to stderr
 
+    config = data.parent / "recovery.json"
+    config.write_text(json.dumps({"schema": 1, "minutes": 60, **QUICK}))
     status, trained, _ = run(
-        capsys, data, "recover", made["model"], "--data-set", "drawn", "--steps", "3", "--batch", "2", "--offline"
+        capsys, data, "recover", made["model"], "--data-set", "drawn", "--steps", "3", "--config", str(config)
     )
     assert status == 0
     assert trained["model"] == "tiny-ffn50-l1-recovered"
@@ -127,7 +130,9 @@ def test_a_plan_for_other_weights_and_one_that_drops_all_layers_write_nothing(ca
 
 def test_ctrl_c_stops_the_job_and_resume_finishes_it(data):
     command = [sys.executable, "-m", "zimage_studio"]
-    asked = ["recover", "tiny-ffn50-l1", "--steps", "40", "--batch", "2", "--name", "stopped-once", "--offline"]
+    config = data.parent / "longer.json"
+    config.write_text(json.dumps({"schema": 1, "steps": 12, **QUICK}))
+    asked = ["recover", "tiny-ffn50-l1", "--config", str(config), "--name", "stopped-once", "--offline"]
     process = subprocess.Popen([*command, *asked, "--data", str(data)], cwd=ROOT, stderr=subprocess.PIPE, text=True)
     log = wait_for_training(data)
     process.send_signal(signal.SIGINT)
@@ -140,7 +145,7 @@ def test_ctrl_c_stops_the_job_and_resume_finishes_it(data):
         capture_output=True, text=True, timeout=UNTIL_S * 3,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["steps"] == 40
+    assert json.loads(done.stdout)["steps"] == 12
     assert (data / "models" / "stopped-once" / "manifest.json").is_file()
     assert before < len(log.read_text().splitlines())
 

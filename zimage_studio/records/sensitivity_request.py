@@ -14,13 +14,14 @@ DEFAULT_COUNT, MAX_COUNT = 4, 64
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SensitivityRequest:
     """With how many `prompts` it is measured: those given, or `count` of the model's usual ones. Prompt i has seed
-    `seed` + i. `by_timestep` keeps the change at each step of the sampler as well.
+    `seed` + i. `by_timestep` keeps the change at each step of the sampler as well, `heads` also measures every head.
     """
 
     prompts: tuple[str, ...] = ()
     count: int = DEFAULT_COUNT
     seed: int = 0
     by_timestep: bool = False
+    heads: bool = False
 
     def __post_init__(self) -> None:
         prompts = self.prompts
@@ -32,6 +33,7 @@ class SensitivityRequest:
         object.__setattr__(self, "count", len(prompts) or whole("count", self.count, 1, MAX_COUNT))
         object.__setattr__(self, "seed", whole("seed", self.seed, 0, MAX_SEED - MAX_COUNT))
         flag("by_timestep", self.by_timestep)
+        flag("heads", self.heads)
 
     @property
     def seeds(self) -> tuple[int, ...]:

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+LINE_EVERY_S = 5.0
 LOOKING = (0.0, 0.05)
 PARTS: Mapping[str, Mapping[str, tuple[float, float]]] = {
     "plan": {"note.hashing": LOOKING, "note.planning": (0.97, 1.0), "": (0.1, 0.97)},
@@ -148,7 +149,7 @@ class CompressionWork:
             checkpoint_dir=folder,
             cutter=PlanCutter(self, student, progress) if config.cuts else None,
             progress=progress,
-            on_log=_say_line,
+            on_log=LossLines(),
         )
         self._local(str(out), progress)  # its hash is known from now on
         numbers = {name: getattr(done, name) for name in ("steps", "loss_first", "loss_last", "seconds")}
@@ -186,13 +187,16 @@ class CompressionWork:
     def _sensitivity(self, request: Mapping[str, Any], folder: Path, progress: Progress) -> Mapping[str, object]:
         from zimage_studio.core.loading import load_pipeline
         from zimage_studio.core.pruning.calibration_prompts import calibration_prompts
-        from zimage_studio.core.pruning.sensitivity import sensitivity_map
+        from zimage_studio.core.pruning.sensitivity import HALVES, sensitivity_map
 
         artifact = self._local(request["path"], progress)
         wanted = SensitivityRequest.from_dict(request["request"])
         prompts = wanted.prompts or calibration_prompts(Path(artifact.path), wanted.count, wanted.seed)
         pipeline = load_pipeline(artifact, progress=progress)
-        found = sensitivity_map(pipeline, prompts, wanted.seeds, by_timestep=wanted.by_timestep, progress=progress)
+        parts = (*HALVES, "head") if wanted.heads else HALVES
+        found = sensitivity_map(
+            pipeline, prompts, wanted.seeds, by_timestep=wanted.by_timestep, progress=progress, parts=parts
+        )
         replace_durably(folder / MAP, found.to_json().encode())
         return {"model": artifact.key, "map": str(folder / MAP)}
 
@@ -281,9 +285,16 @@ def _metric(metric: Metric) -> dict[str, object]:
     return {**asdict(metric), "interval": None if metric.interval is None else list(metric.interval)}
 
 
-def _say_line(line: "Line") -> None:
-    log.info(
-        "%s step %d loss %s validation %s lr %.3g", line.phase, line.step,
-        "-" if line.loss is None else f"{line.loss:.5f}",
-        "-" if line.validation is None else f"{line.validation:.5f}", line.lr,
-    )  # fmt: skip
+class LossLines:
+    """Says in the log of the job how training goes, at most every few seconds; log.jsonl has every line."""
+
+    def __init__(self) -> None:
+        self._said = 0.0
+
+    def __call__(self, line: "Line") -> None:
+        """Take in one line of training."""
+        if line.validation is None and time.monotonic() - self._said < LINE_EVERY_S:
+            return
+        self._said = time.monotonic()
+        loss, validation = ("-" if value is None else f"{value:.5f}" for value in (line.loss, line.validation))
+        log.info("%s: step %d, loss %s, validation %s", line.phase, line.step, loss, validation)

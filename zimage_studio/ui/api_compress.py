@@ -1,6 +1,8 @@
 """The public API of compression: every step as a job, and the jobs themselves."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import PurePath
 from typing import Any
 
 import gradio as gr
@@ -140,14 +142,15 @@ def _sensitivity(studio: Studio) -> Any:
         count: int | None = None,
         seed: int | None = None,
         by_timestep: bool = False,
+        heads: bool = False,
         wait: bool = True,
     ) -> dict[str, Any]:
-        """How much the model changes without each block, half and head, as a job. The result has the "cells"."""
+        """How much the model changes without each block and half (and head), as a job. The result has the "cells"."""
         lang = lang_of(request)
         with errors_as_answers(lang):
-            values = {"count": count, "seed": seed, "by_timestep": by_timestep}
+            values = {"count": count, "seed": seed, "by_timestep": by_timestep, "heads": heads}
             job = studio.compression.sensitivity(_text("model", model) or studio.settings.model, values)
-            return _over(studio, job, lang, wait)
+            return _with_cells(studio, _over(studio, job, lang, wait))
 
     return compress_sensitivity
 
@@ -168,7 +171,7 @@ def _job(studio: Studio) -> Any:
         """One job with its request and its result."""
         lang = lang_of(request)
         with errors_as_answers(lang):
-            return _shown(studio.jobs.get(job), lang)
+            return _with_cells(studio, _shown(studio.jobs.get(job), lang))
 
     return compress_job
 
@@ -248,8 +251,27 @@ def _next(studio: Studio, job: JobRecord) -> JobRecord:
         return studio.jobs.get(job.id)
 
 
+def _with_cells(studio: Studio, shown: dict[str, Any]) -> dict[str, Any]:
+    """The cells of a sensitivity map in its result, once it is there."""
+    if shown["kind"] != "sensitivity" or shown["state"] != "done":
+        return shown
+    found = studio.compression.sensitivity_map(studio.jobs.get(shown["id"]))
+    return {**shown, "result": {**shown["result"], "cells": [asdict(cell) for cell in found.cells]}}
+
+
 def _shown(job: JobRecord, lang: Lang) -> dict[str, Any]:
-    return {**job.public(), "reason": "" if job.problem is None else job.problem.text(lang)}
+    """A job as a client may see it."""
+    shown = _without_paths({**job.public(), "reason": "" if job.problem is None else job.problem.text(lang)})
+    return dict(shown)
+
+
+def _without_paths(value: Any) -> Any:
+    """No place on this machine: files by their names, and no key `path`, which clients take for a file to fetch."""
+    if isinstance(value, Mapping):
+        return {key: _without_paths(entry) for key, entry in value.items() if key != "path"}
+    if isinstance(value, list | tuple):
+        return [_without_paths(entry) for entry in value]
+    return PurePath(value).name if isinstance(value, str) and PurePath(value).is_absolute() else value
 
 
 def _text(field: str, value: object) -> str:
