@@ -1,0 +1,89 @@
+"""The page of the compression study, from its finished lines."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from zimage_studio.core.evaluation.bootstrap import interval
+
+Row = Mapping[str, Any]
+HEAD = """# Cutting the embedded model, and training it again
+
+Made by one command, which goes on where it stopped:
+
+    python -m benchmarks.compression_study --work DIR --write docs/compression_study.md
+
+Every line: scores by the criterion (those that need data see {calibration} captions that are not asked below), a plan,
+a cut from disk to disk, {steps} training steps on drawn pictures (batch {batch}, Muon {muon_lr:g} and AdamW {lr:g}, at
+most {most_cpu:.0f} CPU seconds each, {mean_cpu:.0f} on average), and the same {count} questions that were never trained
+on, at the same seeds, before and after. *Judge* is the share of pictures in which object, object colour and background
+colour are all right; *CLIP* is the embedded CLIP's mean cosine; both are followed by the 95 % interval of the paired
+difference to the unpruned parent (2,000 bootstrap resamples of the questions). *PSNR* and *SSIM* compare with the
+parent's picture of the same question. *Size* and *time* are the transformer's, over the parent's (time: median of
+forwards timed in turn).
+
+The parent: judge {judge:.1%}, CLIP {clip:.3f}, transformer of {parameters:,} parameters.
+"""
+TITLES = (
+    "cut", "criterion", "size", "time", "judge cut", "judge recovered", "CLIP cut", "CLIP recovered",
+    "PSNR cut → recovered", "SSIM cut → recovered",
+)  # fmt: skip
+COLUMNS = f"| {' | '.join(TITLES)} |\n|{'---|' * len(TITLES)}"
+
+
+def page(
+    unpruned: Row, rows: Sequence[Row], words: Mapping[str, str], criteria: Sequence[str], config: Mapping[str, Any]
+) -> str:
+    """The whole page as Markdown."""
+    trained = [row["cpu_seconds"] for row in rows]
+    parts = [
+        HEAD.format(
+            calibration=8, steps=config["steps"], batch=config["batch"], muon_lr=config["muon_lr"], lr=config["lr"],
+            most_cpu=max(trained, default=0), mean_cpu=float(np.mean(trained or [0])), count=len(unpruned["right"]),
+            judge=float(np.mean(unpruned["right"])), clip=float(np.mean(unpruned["clip"])),
+            parameters=unpruned["parameters"],
+        ),
+        COLUMNS,
+    ]  # fmt: skip
+    found = {(row["cut"], row["criterion"]): row for row in rows}
+    if ("control", criteria[0]) in found:
+        parts.append(_line(found["control", criteria[0]], unpruned, "nothing (control)", "–"))
+    missing = []
+    for cut, said in words.items():
+        for criterion in criteria:
+            if (cut, criterion) in found:
+                parts.append(_line(found[cut, criterion], unpruned, said, criterion))
+            else:
+                missing.append(f"{said} by {criterion}")
+    parts.append("")
+    if missing:
+        parts.append(f"Not run: {'; '.join(missing)}.")
+    return "\n".join(parts) + "\n"
+
+
+def _line(row: Row, unpruned: Row, said: str, criterion: str) -> str:
+    before, after = row["before"], row["after"]
+    cells = [
+        said, criterion, f"{before['parameters'] / unpruned['parameters']:.2f}", f"{before['time_ratio']:.2f}",
+        _share(before, unpruned), _share(after, unpruned), _clip(before, unpruned), _clip(after, unpruned),
+        f"{_psnr(before)} → {_psnr(after)}", f"{np.mean(before['ssim']):.2f} → {np.mean(after['ssim']):.2f}",
+    ]  # fmt: skip
+    return f"| {' | '.join(cells)} |"
+
+
+def _share(measured: Row, unpruned: Row) -> str:
+    ours, theirs = np.array(measured["right"], float), np.array(unpruned["right"], float)
+    low, high = interval(ours - theirs)
+    return f"{ours.mean():.1%} [{100 * low:+.1f}, {100 * high:+.1f}]"
+
+
+def _clip(measured: Row, unpruned: Row) -> str:
+    ours, theirs = np.array(measured["clip"]), np.array(unpruned["clip"])
+    low, high = interval(ours - theirs)
+    return f"{ours.mean():.3f} [{low:+.3f}, {high:+.3f}]"
+
+
+def _psnr(measured: Row) -> str:
+    known = [value for value in measured["psnr_db"] if value is not None]
+    return f"{np.mean(known):.1f}" if known else "equal"
