@@ -40,7 +40,12 @@ log = logging.getLogger(__name__)
 LINE_EVERY_S = 5.0
 LOOKING = (0.0, 0.05)
 PARTS: Mapping[str, Mapping[str, tuple[float, float]]] = {
-    "plan": {"note.hashing": LOOKING, "note.planning": (0.97, 1.0), "": (0.1, 0.97)},
+    "plan": {
+        "note.hashing": LOOKING,
+        "note.calibrating": (0.05, 0.3),
+        "note.scoring": (0.3, 0.97),
+        "note.planning": (0.97, 1.0),
+    },
     "prune": {"note.hashing": (0.0, 0.1), "note.pruning": (0.1, 1.0)},
     "recover": {
         "note.hashing": (0.0, 0.01),
@@ -51,7 +56,7 @@ PARTS: Mapping[str, Mapping[str, tuple[float, float]]] = {
         "note.recover_write": (0.98, 1.0),
     },
     "evaluate": {"note.hashing": (0.0, 0.01), "": (0.01, 1.0)},
-    "sensitivity": {"note.hashing": LOOKING, "": (0.1, 1.0)},
+    "sensitivity": {"note.hashing": LOOKING, "note.calibrating": (0.05, 0.3), "note.mapping": (0.3, 1.0)},
 }
 """Which share of the whole each part is, by its note; "" for all that are not named. Loading moves nothing."""
 
