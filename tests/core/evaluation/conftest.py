@@ -22,4 +22,4 @@ def itself(tmp_path_factory: pytest.TempPathFactory) -> "ReportCard":
     """The embedded model against itself."""
     from tests.core.evaluation.evaluated import TINY, run
 
-    return run(TINY, tmp_path_factory.mktemp("itself") / "report", lambda *_: None, count=4)
+    return run(TINY, tmp_path_factory.mktemp("itself") / "report", lambda *_: None, count=3)

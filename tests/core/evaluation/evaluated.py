@@ -49,10 +49,19 @@ def damaged_model(folder: Path) -> Path:
     return folder
 
 
+def blank_model(folder: Path) -> Path:
+    """The embedded model with NaN in one layer: it draws nothing."""
+    shutil.copytree(TINY, folder)
+    weights = load_file(folder / WEIGHTS)
+    weights["layers.2.feed_forward.w2.weight"].fill_(float("nan"))
+    save_file(weights, folder / WEIGHTS)
+    return folder
+
+
 def run(
     child: Path, out: Path, progress: Callable[..., object], work: Path | None = None, **wanted: object
 ) -> ReportCard:
-    request = EvaluationRequest(**{"count": COUNT, "repeats": 3, **wanted})
+    request = EvaluationRequest(**{"count": COUNT, "repeats": 3, "steps": 4, **wanted})
     names = Surroundings(names=("Damaged", "Tiny Z-Image"))
     return evaluate(child, TINY, out=out, progress=progress, request=request, work=work, surroundings=names)
 

@@ -1,10 +1,11 @@
 """The card of a real evaluation says what is true of the models."""
 
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
-from tests.core.evaluation.evaluated import COUNT, STOP_AFTER, Evaluated
+from tests.core.evaluation.evaluated import COUNT, STOP_AFTER, Evaluated, blank_model, run
 from zimage_studio.core.model_files import inspect_folder
 from zimage_studio.records.report import ReportCard
 
@@ -84,3 +85,13 @@ def test_the_card_lies_beside_the_model_and_is_read_back(damaged: Evaluated) -> 
     assert len(pairs) == COUNT == len(set(damaged.card.prompts))
     assert all((damaged.out / file).is_file() for pair in pairs for file in pair.files.values())
     assert {len(pair.files) for pair in pairs} == {3}
+
+
+def test_a_model_that_draws_nothing_gets_a_card_that_says_so(tmp_path: Path) -> None:
+    child = blank_model(tmp_path / "blank")
+    card = run(child, child / "report", lambda *_: None, count=2, steps=2)
+    assert card.metric("failed_pictures").value == 2
+    assert card.metric("failed_pictures").finding == card.metric("judge_accuracy").finding == "worse"
+    assert {"seconds_per_image", "peak_bytes"} <= {item.name for item in card.not_measured}
+    assert {target.name: target.met for target in card.targets}["time"] is None
+    assert not (tmp_path / "blank" / ".report.work").exists()

@@ -60,19 +60,22 @@ def _head(card: ReportCard, title: str, lang: Lang) -> str:
 
 
 def _tile(metric: Metric, lang: Lang) -> str:
-    found = metric.finding
-    share = metric.parent and metric.value is not None and metric.better == "lower"
-    beside = (
-        say("report.of_parent", lang, percent=words.percent((metric.value or 0) / (metric.parent or 1)))
-        if share
-        else (f"{say('report.column.parent', lang)}: {words.parent(metric, lang)}")
-    )
-    around = words.interval(metric, metric.interval, lang)
+    found, around = metric.finding, words.interval(metric, metric.interval, lang)
+    difference = metric.difference
+    if around and difference:
+        around = f"{words.number(metric, difference, lang, signed=True)}; {around}"
     return (
         f'<div class="tile"><span>{escape(words.name(metric.name, lang))}</span>'
-        f"<b>{escape(words.number(metric, metric.value, lang))}</b><span>{escape(beside)}</span>"
+        f"<b>{escape(words.number(metric, metric.value, lang))}</b><span>{escape(_beside(metric, lang))}</span>"
         f"<span>{escape(around)}</span>{_mark(found, words.finding(found, lang)) if found else ''}</div>"
     )
+
+
+def _beside(metric: Metric, lang: Lang) -> str:
+    """The parent's number, or for size and time the share of it."""
+    if metric.better == "lower" and metric.parent and metric.value is not None:
+        return say("report.of_parent", lang, percent=words.percent(metric.value / metric.parent))
+    return f"{say('report.column.parent', lang)}: {words.parent(metric, lang)}"
 
 
 def _mark(found: str, text: str) -> str:
