@@ -7,7 +7,6 @@ from typing import Literal, get_args
 
 from zimage_studio.errors import InvalidInputError
 from zimage_studio.records.checks import flag, real, text, whole
-from zimage_studio.records.plan import CRITERIA, KINDS, Criterion, Kind
 from zimage_studio.records.strict_json import loads_strict
 
 SCHEMA = 1
@@ -45,9 +44,9 @@ class RecoveryConfig:
     `constant_linear` falls. `ema` is a decay, 0 for none. `size` is the side in px (0: the model's own).
     `samples` pictures are drawn every `sample_every_s`; `held_out` pictures are kept for validation.
 
-    `cuts` makes it progressive: each is a ratio in (0, 1) of what `cut_kinds` may touch, by `cut_criterion`, or the id
-    of a plan; it is cut and then recovered from, in equal shares of the budget. `sparsity_share` of each share goes
-    before its cut, with `sparsity_weight` on the norms of what will be removed.
+    `cuts` makes it progressive: each is a ratio in (0, 1) or the name of a plan; it is cut and then recovered from, in
+    equal shares of the budget. `sparsity_share` of each share goes before its cut, with `sparsity_weight` on the norms
+    of what will be removed.
     """
 
     steps: int | None = None
@@ -82,8 +81,6 @@ class RecoveryConfig:
     sample_every_s: int = 60
     checkpoint_every_s: int = 60
     cuts: tuple[float | str, ...] = ()
-    cut_kinds: tuple[Kind, ...] = ("ffn",)
-    cut_criterion: Criterion = "l1"
     sparsity_share: float = 0.0
     sparsity_weight: float = 0.01
     seed: int = 0
@@ -194,10 +191,6 @@ def _cuts(name: str, value: object) -> tuple[float | str, ...]:
     return tuple(_cut(name, cut) for cut in _listed(name, value, MAX_CUTS))
 
 
-def _kinds(name: str, value: object) -> tuple[str, ...]:
-    return tuple(_choice(KINDS)(name, kind) for kind in _listed(name, value, len(KINDS)))
-
-
 def _cut(name: str, value: object) -> float | str:
     if isinstance(value, str):
         return text(name, value, MAX_PATH_CHARS)
@@ -240,8 +233,6 @@ _CHECKS: dict[str, Callable[[str, object], object]] = {
     "sample_every_s": _whole(1, 3600),
     "checkpoint_every_s": _whole(1, MAX_CHECKPOINT_S),
     "cuts": _cuts,
-    "cut_kinds": _kinds,
-    "cut_criterion": _choice(CRITERIA),
     "sparsity_share": _real(0, 0.9),
     "sparsity_weight": _real(0, 1000),
     "seed": _whole(0, MAX_SEED),

@@ -10,16 +10,20 @@ import torch
 
 from tests import tiny_random
 from tests.core.recovery.conftest import SIDE
+from zimage_studio.core.fingerprint import fingerprint
 from zimage_studio.core.model_files import inspect_folder
+from zimage_studio.core.pruning.artifact import write_pruned
+from zimage_studio.core.pruning.planning import make_plan
 from zimage_studio.core.pruning.scores import Scores
 from zimage_studio.core.pruning.shape import transformer_shape
-from zimage_studio.core.recovery.cutter import PlannedCutter
 from zimage_studio.core.recovery.log import read_log
 from zimage_studio.core.recovery.recover import recover
 from zimage_studio.core.recovery.sparsity import penalty
-from zimage_studio.errors import Cancelled, InvalidInputError
+from zimage_studio.errors import Cancelled
+from zimage_studio.records.artifact import ModelArtifact
 from zimage_studio.records.compress import PruneRequest
 from zimage_studio.records.plan import BlockCut, PrunePlan
+from zimage_studio.records.progress import silent
 from zimage_studio.records.recover import RecoveryConfig
 
 CONFIG = RecoveryConfig(
@@ -35,13 +39,23 @@ def deep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def even(folder: Path, request: PruneRequest) -> Scores:
-    """Later units are missed more."""
-    shape = transformer_shape(folder)
-    return Scores(
-        criterion=request.criterion,
-        ffn={(block.stack, block.index): np.arange(block.ffn, dtype=np.float64) for block in shape.blocks},
-    )
+class Cutter:
+    """By a ranking in which later units are missed more."""
+
+    def plan(self, folder: Path, cut: float | str) -> PrunePlan:
+        assert isinstance(cut, float)
+        facts = inspect_folder(folder)
+        artifact = ModelArtifact(
+            key="deep", kind="folder", path=str(folder), name="deep", sha256=fingerprint(facts.files),
+            parameters=facts.parameters, bytes=facts.bytes, defaults=facts.defaults,
+        )  # fmt: skip
+        widths = {(b.stack, b.index): np.arange(b.ffn, dtype=np.float64) for b in transformer_shape(folder).blocks}
+        request = PruneRequest(model="deep", kinds=("ffn",), ratio=cut)
+        return make_plan(request, artifact, folder, Scores(criterion="l1", ffn=widths), silent)
+
+    def prune(self, folder: Path, plan: PrunePlan, out: Path) -> None:
+        here = fingerprint(inspect_folder(folder).files)
+        write_pruned(folder, out, replace(plan, model_sha256=here), progress=silent)
 
 
 def stop_in(step: float) -> Callable[..., None]:
@@ -53,7 +67,7 @@ def stop_in(step: float) -> Callable[..., None]:
 
 
 def test_cut_recover_cut_more(deep: Path, pictures: Path, tmp_path: Path) -> None:
-    cutter = PlannedCutter(CONFIG, even, {})
+    cutter = Cutter()
     whole, out = tmp_path / "whole", tmp_path / "out"
     config = replace(CONFIG, data_set=str(pictures))
     recover(deep, whole, config, checkpoint_dir=tmp_path / "whole-job", device="cpu", cutter=cutter)
@@ -77,18 +91,8 @@ def test_cut_recover_cut_more(deep: Path, pictures: Path, tmp_path: Path) -> Non
     assert plan.after == after
 
 
-def test_a_plan_that_is_missing_or_of_another_shape_is_refused(deep: Path, tmp_path: Path) -> None:
-    cutter = PlannedCutter(CONFIG, even, {})
-    with pytest.raises(InvalidInputError, match="no plan"):
-        cutter.plan(deep, "nothing")
-    plan = cutter.plan(deep, 0.5)
-    cutter.prune(deep, plan, tmp_path / "cut")
-    with pytest.raises(InvalidInputError, match="another shape"):
-        PlannedCutter(CONFIG, even, {"half": plan}).plan(tmp_path / "cut", "half")
-
-
 def test_sparsity_pulls_on_what_goes_and_on_nothing_else(deep: Path) -> None:
-    plan = PlannedCutter(CONFIG, even, {}).plan(deep, 0.5)
+    plan = Cutter().plan(deep, 0.5)
     cuts = list(plan.cuts)
     places = [(cut.stack, cut.index) for cut in cuts]
     cuts[places.index(("layers", 1))] = BlockCut("layers", 1, kept=False)

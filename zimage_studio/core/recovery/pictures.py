@@ -29,7 +29,7 @@ CAPTION_KEYS = ("text", "caption", "prompt")
 MAX_CAPTION_CHARS = 10_000
 ORIENTATION, LYING = 0x0112, 5
 """The EXIF tag, and from which value on a picture is stored lying on its side."""
-DRAWN_CAPTIONS = 3
+DRAWN_CAPTIONS = 2
 DRAWN_SEED, DRAWN_HELD_OUT_SEED = 4_000_000, 5_000_000
 
 Pixels = NDArray[np.uint8]

@@ -28,7 +28,8 @@ from zimage_studio.records.progress import Progress, silent
 from zimage_studio.records.recover import RecoveryConfig
 
 INDEX = "index.json"
-MAX_DRAWN = 4096
+MAX_DRAWN = 1536
+"""Half a minute of one busy core; each is seen with other noise every time."""
 CAPTIONS_AT_ONCE, PICTURES_AT_ONCE, TRAJECTORIES_AT_ONCE = 32, 16, 8
 WORDLESS = 0
 """The number of the empty caption."""
