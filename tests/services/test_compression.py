@@ -1,5 +1,6 @@
 """Knock-outs on the live pipeline, and the device lent to a job: nothing stays altered, the refusal names the job."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -95,3 +96,16 @@ def test_on_the_processor_pictures_go_on_beside_a_job(random_studio: Studio) -> 
         random_studio.compression.slowed("en") == "A job (recovery) is running on this processor: both will be slower."
     )
     random_studio.manager.take_back()
+
+
+def test_what_a_killed_cut_left_is_swept_at_the_next_start(settings: Settings) -> None:
+    models = settings.data / "models"
+    gone, mine, other = (
+        models / ".a.999999999-00112233.partial",
+        models / f".b.{os.getpid()}-00112233.partial",
+        models / "c",
+    )
+    for folder in (gone, mine, other):
+        (folder / "transformer").mkdir(parents=True)
+    build_studio(settings)
+    assert [folder.exists() for folder in (gone, mine, other)] == [False, True, True]

@@ -26,6 +26,7 @@ from zimage_studio.records.request import parse_batch
 from zimage_studio.records.sensitivity import SensitivityMap, parse_knock
 from zimage_studio.records.sensitivity_request import SensitivityRequest
 from zimage_studio.services.family import FamilyMember, card_of, family_of, report_place
+from zimage_studio.services.files import sweep_partial_folders
 from zimage_studio.services.jobs import JobService
 from zimage_studio.services.knockouts import KnockOutJob, start_knock_out
 from zimage_studio.services.manager import PipelineManager
@@ -64,6 +65,7 @@ class CompressionService:
         self._manager = manager
         self._memory = memory
         self._plans = PlanStore(data / "plans")
+        sweep_partial_folders(data / "models")
 
     # --- jobs
 

@@ -7,6 +7,7 @@ Each returns what becomes `JobRecord.result`: for `plan` StoredPlan.public(); fo
 
 import json
 import logging
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -170,6 +171,8 @@ class CompressionWork:
         parent = self._local(against, progress) if against else root_of(self.models, model, progress)
         out = report_place(self.data, model)
         out.parent.mkdir(parents=True, exist_ok=True)
+        for left in out.parent.glob(f".{out.name}.*.tmp"):  # of a start that was killed: jobs run one at a time
+            shutil.rmtree(left, ignore_errors=True)
         card = evaluate(
             Path(model.path),
             Path(parent.path),
