@@ -14,6 +14,7 @@ from peft import LoraConfig
 from safetensors.torch import load_file
 
 from tests import tiny_random
+from tests.conftest import TINY
 from tests.pruning_plans import artifact, norm_scores, plan_of
 from zimage_studio.core.fingerprint import HashCache, fingerprint, manifest_of
 from zimage_studio.core.loading import load_pipeline
@@ -28,6 +29,7 @@ from zimage_studio.errors import Cancelled, InvalidInputError, ModelError, Stora
 from zimage_studio.records.plan import BlockCut, PrunePlan
 from zimage_studio.records.progress import silent
 from zimage_studio.records.ranges import units
+from zimage_studio.services.models import ModelService
 
 KINDS = ("ffn", "heads", "depth", "ffn,heads", "depth,ffn", "depth,ffn,heads", "dim")
 SOME = settings(
@@ -211,6 +213,17 @@ def test_a_saved_plan_makes_the_same_files_again_and_they_say_where_they_came_fr
     encoder = "text_encoder/model.safetensors"
     assert (tmp_path / "one" / encoder).samefile(parent / encoder)
     assert not list(tmp_path.glob(".*"))
+
+
+def test_the_list_of_models_shows_the_child_under_its_parent(parent, tmp_path):
+    plan = plan_of(parent, "depth,ffn", ratio=0.5)
+    write_pruned(parent, tmp_path / "models" / "child", plan, progress=silent)
+    (tmp_path / "models" / ".half.1-ab.partial").mkdir()
+    listed = ModelService(data=tmp_path, folders=[parent], embedded=TINY, offline=True).list()
+    (child,) = [model for model in listed if model.name == "child"]
+    assert child.parent == plan.model_sha256 == artifact(parent).sha256
+    assert (child.parameters, child.bytes) == (plan.parameters_after, plan.bytes_after) and not child.missing
+    assert not any("half" in model.name for model in listed)
 
 
 def test_a_child_is_a_parent_too(parent, tmp_path):
