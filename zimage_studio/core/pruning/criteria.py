@@ -67,16 +67,10 @@ def score(
     Raises InvalidInputError for a criterion that cannot serve these kinds, or a pipeline without prompts, UserError for
     quantised or offloaded weights, NonFiniteError, ModelError, Cancelled.
     """
-    if "dim" in kinds and criterion not in JUDGE_DIM:
-        known = ", ".join(JUDGE_DIM)
-        raise InvalidInputError("criterion_unsuited", field="criterion", value=criterion, kind="dim", known=known)
-    if criterion == "block_influence" and "depth" not in kinds:
-        others = ", ".join(name for name in CRITERIA if name != criterion)
-        raise InvalidInputError(
-            "criterion_unsuited", field="criterion", value=criterion, kind=", ".join(kinds), known=others
-        )
+    _refuse_unsuited(criterion, kinds)
     if criterion in WEIGHT_ONLY:
         return _weighed(source, criterion, kinds, seed, progress)
+    own = isinstance(source, Path)
     if isinstance(source, Path):
         prompts = tuple(prompts) or calibration_prompts(source, PROMPTS, seed)
         defaults = inspect_folder(source).defaults
@@ -91,6 +85,8 @@ def score(
     steps, size = steps or DEFAULT_STEPS, size or default_size(source)
     seeds = [seed + turn for turn in range(len(prompts))]
     states = calibration_set(source, prompts, seeds, steps, size=size, guidance=guidance or 0.0, progress=progress)
+    if own:  # what is left to do needs the transformer alone
+        source.register_modules(text_encoder=None, vae=None)
     states = _spread(states, steps)
     if criterion == "ablation":
         states = _few(states, len(prompts))
@@ -98,6 +94,17 @@ def score(
     width, height = size
     said = f"{len(prompts)} prompts, {len(states)} states, {width}x{height} px, guidance {guidance or 0:g}, seed {seed}"
     return replace(found, calibration=said)
+
+
+def _refuse_unsuited(criterion: Criterion, kinds: Sequence[Kind]) -> None:
+    if "dim" in kinds and criterion not in JUDGE_DIM:
+        known = ", ".join(JUDGE_DIM)
+        raise InvalidInputError("criterion_unsuited", field="criterion", value=criterion, kind="dim", known=known)
+    if criterion == "block_influence" and "depth" not in kinds:
+        others = ", ".join(name for name in CRITERIA if name != criterion)
+        raise InvalidInputError(
+            "criterion_unsuited", field="criterion", value=criterion, kind=", ".join(kinds), known=others
+        )
 
 
 def measured(
