@@ -14,6 +14,7 @@ import torch
 from diffusers import ZImageTransformer2DModel
 from huggingface_hub import split_torch_state_dict_into_shards
 
+from zimage_studio.core.compact import sweep
 from zimage_studio.core.fingerprint import MANIFEST
 from zimage_studio.core.model_files import Facts, inspect_folder
 from zimage_studio.core.recovery import lora
@@ -50,6 +51,7 @@ def write_folder(
     beside = out.parent / f".{out.name}.{os.getpid()}-{secrets.token_hex(4)}{UNFINISHED}"
     with _storing(out.parent):
         out.parent.mkdir(parents=True, exist_ok=True)
+        sweep(out.parent)
         require_room(out.parent, sum(size.bytes for size in facts.components.values()))
         try:
             _copy_rest(student, facts, beside)

@@ -220,10 +220,10 @@ class _Run:
 
     def _trainable(self, folder: Path) -> ZImageTransformer2DModel:
         as_lora = self._config.trainable == "lora"
+        dtype = self._frozen if as_lora and self._autocast is not None else torch.float32
         transformer: ZImageTransformer2DModel = load_component(
-            folder, "transformer", device=self._world.device, dtype=self._frozen if as_lora else torch.float32,
-            progress=silent,
-        )  # fmt: skip
+            folder, "transformer", device=self._world.device, dtype=dtype, progress=silent
+        )
         transformer.requires_grad_(True)
         if as_lora:
             lora.attach(transformer, self._config.lora_rank, number_from(self._config.seed, "lora"))

@@ -1,7 +1,6 @@
 """Tensors by number, in safetensors files of a few each: written once, read piece by piece from a mapping."""
 
 import os
-import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,12 @@ from torch import Tensor
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """One safetensors file that appears whole or not at all, and is on the disk when this returns."""
+    """One safetensors file that appears whole or not at all, and is on the disk when this returns.
+
+    It has one writer: what a killed one left beside it is written over.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    beside = path.with_name(f".{path.name}.partial")
     try:
         plain = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
         save_file(plain, beside, metadata=dict(metadata or {}))
@@ -28,7 +30,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
 def write_text(path: Path, content: str) -> None:
     """A text file, in the same way."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    beside = path.with_name(f".{path.name}.partial")
     try:
         beside.write_text(content, encoding="utf-8")
         flush(beside)
