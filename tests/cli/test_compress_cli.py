@@ -14,7 +14,7 @@ from tests.conftest import ROOT
 from zimage_studio.cli import main
 from zimage_studio.records.plan import RUNTIMES, PrunePlan
 
-UNTIL_S = 60.0
+UNTIL_S = 240.0
 QUICK = {"batch": 2, "held_out": 2, "samples": 0}
 
 

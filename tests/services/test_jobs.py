@@ -17,7 +17,7 @@ from zimage_studio.services.job_table import JobTable
 from zimage_studio.services.jobs import JobService
 
 LONG = 100_000
-UNTIL_S = 20.0
+UNTIL_S = 90.0
 
 
 @pytest.fixture

@@ -222,7 +222,9 @@ class CompressionWork:
 
     def _local(self, path: str, progress: Progress) -> ModelArtifact:
         """The model at a path or with a hub id, on this machine and with its hash."""
-        return self.models.identity(self.models.get(path, allow_paths=True), progress)
+        artifact = self.models.identity(self.models.get(path, allow_paths=True), progress)
+        progress(0, 1, "note.importing")  # what comes next wants torch first, which takes seconds
+        return artifact
 
     def _described(self, out: Path) -> dict[str, object]:
         return {"model": self.models.get(str(out), allow_paths=True).key, "path": str(out)}
