@@ -14,6 +14,8 @@ Allocation = Literal["auto", "even", "ranked"]
 
 ALLOCATIONS: tuple[Allocation, ...] = ("auto", "even", "ranked")
 TARGETS: tuple[TargetName, ...] = ("ratio", "gigabytes", "speedup")
+JUDGE_DIM: tuple[Criterion, ...] = ("random", "l1", "group_l2", "activation")
+"""Criteria that score the channels of the residual stream."""
 MAX_GIGABYTES = 1000.0
 MAX_SPEEDUP = 1000.0
 MAX_PROMPTS = 256
@@ -54,6 +56,7 @@ class PruneRequest:
             raise InvalidInputError("dim_alone", field="kinds", value=", ".join(self.kinds))
         _one_of("criterion", self.criterion, CRITERIA)
         _one_of("allocation", self.allocation, ALLOCATIONS)
+        require_suited(self.criterion, self.kinds)
         if sum(getattr(self, name) is not None for name in TARGETS) != 1:
             raise InvalidInputError("one_target", field="target", known=", ".join(TARGETS))
         if self.ratio is not None:
@@ -90,6 +93,18 @@ def parse_prune(values: Mapping[str, object]) -> PruneRequest:
         note=text("note", given.get("note", ""), MAX_NOTE_CHARS),
         **numbers,
     )
+
+
+def require_suited(criterion: Criterion, kinds: Sequence[Kind]) -> None:
+    """Raises InvalidInputError (criterion_unsuited) for a criterion that says nothing about what is to be cut."""
+    if "dim" in kinds and criterion not in JUDGE_DIM:
+        known = ", ".join(JUDGE_DIM)
+        raise InvalidInputError("criterion_unsuited", field="criterion", value=criterion, kind="dim", known=known)
+    if criterion == "block_influence" and "depth" not in kinds:
+        others = ", ".join(name for name in CRITERIA if name != criterion)
+        raise InvalidInputError(
+            "criterion_unsuited", field="criterion", value=criterion, kind=", ".join(kinds), known=others
+        )
 
 
 def artifact_name(value: object) -> str:

@@ -26,11 +26,11 @@ from zimage_studio.core.pruning.weights import Read, branch_strengths, random_sc
 from zimage_studio.core.weight_headers import read_json
 from zimage_studio.errors import InvalidInputError
 from zimage_studio.records.artifact import ModelArtifact
-from zimage_studio.records.plan import CRITERIA, Criterion, Kind, TransformerShape
+from zimage_studio.records.compress import require_suited
+from zimage_studio.records.plan import Criterion, Kind, TransformerShape
 from zimage_studio.records.progress import Progress, silent
 
 WEIGHT_ONLY: tuple[Criterion, ...] = ("random", "l1", "group_l2")
-JUDGE_DIM: tuple[Criterion, ...] = (*WEIGHT_ONLY, "activation")
 POWERS = {"l1": 1, "group_l2": 2}
 PROMPTS = 8
 POINTS = 8
@@ -67,7 +67,7 @@ def score(
     Raises InvalidInputError for a criterion that cannot serve these kinds, or a pipeline without prompts, UserError for
     quantised or offloaded weights, NonFiniteError, ModelError, Cancelled.
     """
-    _refuse_unsuited(criterion, kinds)
+    require_suited(criterion, kinds)
     if criterion in WEIGHT_ONLY:
         return _weighed(source, criterion, kinds, seed, progress)
     own = isinstance(source, Path)
@@ -94,17 +94,6 @@ def score(
     width, height = size
     said = f"{len(prompts)} prompts, {len(states)} states, {width}x{height} px, guidance {guidance or 0:g}, seed {seed}"
     return replace(found, calibration=said)
-
-
-def _refuse_unsuited(criterion: Criterion, kinds: Sequence[Kind]) -> None:
-    if "dim" in kinds and criterion not in JUDGE_DIM:
-        known = ", ".join(JUDGE_DIM)
-        raise InvalidInputError("criterion_unsuited", field="criterion", value=criterion, kind="dim", known=known)
-    if criterion == "block_influence" and "depth" not in kinds:
-        others = ", ".join(name for name in CRITERIA if name != criterion)
-        raise InvalidInputError(
-            "criterion_unsuited", field="criterion", value=criterion, kind=", ".join(kinds), known=others
-        )
 
 
 def measured(
