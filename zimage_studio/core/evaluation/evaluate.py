@@ -282,8 +282,11 @@ class _Session:
         except NonFiniteError:
             self.not_measured.append(NotMeasured(name="seconds_per_image", reason="report.why.not_finite"))
             return [], None
-        source = "report.source.interleaved" if together else "report.source.in_turn"
-        return [time_line(seconds, self.how, source)], time_ratio(seconds, self.how)
+        if together:
+            return [time_line(seconds, self.how, "report.source.interleaved")], time_ratio(seconds, self.how)
+        line = time_line(seconds, self.how, "report.source.in_turn")
+        # a machine that slows down between two models looks like a difference between them: no interval can tell
+        return [replace(line, interval=None, quantised_interval=None, rivals=None)], None
 
     def _scores(
         self, store: PictureStore, columns: Sequence[Column], meter: Meter
