@@ -330,8 +330,12 @@ class JobService:
         with self._lock:
             self._child = None
         ended = self.table.get(job.id)
-        if ended is not None and ended.state not in FINAL:
-            self._mark_interrupted(ended, *_how_it_ended(child.returncode))
+        if ended is None or ended.state in FINAL or ended.attempt != job.attempt:
+            return  # or resumed already, before we had seen its end
+        if ended.state == "stopping" and ended.reason != APP_ENDED:  # it would not, and was killed
+            self.table.update(job.id, only=("stopping",), state="stopped", ended=now(), note="note.stopped", eta_s=None)
+            return
+        self._mark_interrupted(ended, *_how_it_ended(child.returncode))
 
     def _stay_with(self, child: "subprocess.Popen[bytes]", job: JobRecord) -> None:
         """Wait for its end; what does not stop within two minutes is killed, with its whole group."""
