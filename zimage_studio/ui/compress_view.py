@@ -1,10 +1,10 @@
 """Plans as HTML and SVG: the sentence, the numbers, every layer before and after, what loads it, the table."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from zimage_studio.messages import CATALOGUES as MESSAGES
 from zimage_studio.messages import say
-from zimage_studio.records.plan import RUNTIMES, Kind, PrunePlan, Verdict
+from zimage_studio.records.plan import RUNTIMES, PrunePlan, Verdict
 from zimage_studio.records.ranges import units
 from zimage_studio.ui import present
 from zimage_studio.ui.present import escape
@@ -42,11 +42,6 @@ def sentence(found: PrunePlan, t: Texts) -> str:
 def criterion_name(criterion: str, t: Texts) -> str:
     """What a criterion is called."""
     return t(f"criterion_{criterion}")
-
-
-def kinds_name(kinds: Sequence[Kind], t: Texts) -> str:
-    """What is cut."""
-    return MESSAGES[t.lang]["list_comma"].join(t(f"plan_kind_{kind}") for kind in kinds)
 
 
 def _parts(found: PrunePlan, t: Texts) -> str:
@@ -115,7 +110,7 @@ def bars(found: PrunePlan, t: Texts) -> str:
         )  # fmt: skip
         x = number * _STRIDE + 1
         columns.append(
-            f'<g class="{"zs-kept" if cut.kept else "zs-gone"}"><title>{escape(title)}</title>'
+            f'<g class="{"zs-kept" if cut.kept else "zs-dropped"}"><title>{escape(title)}</title>'
             + _bar(x, block.ffn / ffn_most, kept_ffn / ffn_most, up=True)
             + _bar(x, block.heads / heads_most, kept_heads / heads_most, up=False)
             + "</g>"
@@ -127,9 +122,9 @@ def bars(found: PrunePlan, t: Texts) -> str:
         for kind, key in (("zs-bar-now", "plan_legend_kept"), ("zs-bar-was", "plan_legend_was"),
                           ("zs-bar-gone", "plan_legend_gone"))
     )  # fmt: skip
+    sides = "".join(f"<span>{escape(t(key))}</span>" for key in ("plan_side_ffn", "plan_side_heads"))
     return (
-        f'<figure class="zs-layers"><div class="zs-layers-sides"><span>{escape(t("plan_side_ffn"))}</span>'
-        f"<span>{escape(t('plan_side_heads'))}</span></div>"
+        f'<figure class="zs-layers"><div class="zs-layers-sides">{sides}</div>'
         f'<div class="zs-layers-plot"><svg viewBox="0 0 {width} {height}" preserveAspectRatio="none" role="img"'
         f' aria-label="{escape(t("plan_bars_label"))}">{"".join(columns)}</svg>'
         f'<div class="zs-layers-axis" aria-hidden="true">{"".join(labels)}</div></div>'
@@ -140,7 +135,7 @@ def bars(found: PrunePlan, t: Texts) -> str:
 def _bar(x: int, before: float, after: float, *, up: bool) -> str:
     """Two rectangles of one column: faint `before`, full `after`; both shares of the largest."""
     parts = []
-    for kind, share in (("zs-was", before), ("zs-now", after)):
+    for kind, share in (("zs-was", before), ("zs-stays", after)):
         tall = share * (_TOP if up else _HEADS)
         y = _TOP - tall if up else _HEADS_TOP
         parts.append(f'<rect class="{kind}" x="{x}" y="{y:.2f}" width="{_STRIDE - 2}" height="{tall:.2f}"/>')
