@@ -75,7 +75,7 @@ COMPRESS_EN: dict[str, str] = {
     "criterion_about_fisher": "Estimates from squared gradients how sharply the loss reacts to a unit. "
     "Draws a few prompts first.",
     "criterion_about_activation": "Units that hardly fire on a few prompts go. Needs no gradients.",
-    "criterion_about_ablation": "Switches parts off and measures what changes. The most direct and the slowest.",
+    "criterion_about_ablation": "Switches parts off and measures what changes. The most direct; takes long.",
     "criterion_about_block_influence": "How little a block changes what passes through it. For whole blocks only.",
     "plan_target": "How far",
     "plan_target_ratio": "Share",
@@ -88,7 +88,7 @@ COMPRESS_EN: dict[str, str] = {
     "plan_amount_gigabytes": "GB at most",
     "plan_amount_speedup": "× at least",
     "plan_dim": "Expert: narrow the whole model (embedding dim) instead",
-    "plan_dim_info": "Keeps the stock shape, so it loads in stock diffusers, but costs the most quality.",
+    "plan_dim_info": "Keeps the stock shape, so stock diffusers can load it; every block is touched.",
     "plan_protect": "Protect the refiners and the first and last block",
     "plan_allocation": "Between blocks",
     "plan_allocation_auto": "as the criterion allows",
@@ -161,7 +161,8 @@ COMPRESS_EN: dict[str, str] = {
     "cut_gone": "{name} was made and is not in the list any more.",
     "cut_on": "Go on with {name}",
     # recover
-    "recover_intro": "Training after the cut wins back much of what was lost. The result is one more model.",
+    "recover_intro": "Training after the cut can win back what was lost; the report card says how much. "
+    "It makes one more model.",
     "recover_uncut": "{name} names no parent, so there is nobody to learn from: pictures alone can teach it. "
     "To recover a cut model, choose it in step 1.",
     "recover_of": "{name} goes on learning; its uncut parent is the teacher where one is needed.",
