@@ -4,7 +4,7 @@ import json
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -39,19 +39,23 @@ CALIBRATION_PROMPTS = 8
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """A cut of the study: which kinds, how much of what they may touch, and whether the ends are left alone."""
+    """A cut of the study: which kinds, how much of what they may touch, and whether the ends are left alone.
+
+    Without a ratio the transformer is to be half its size; `longer` multiplies the training steps.
+    """
 
     name: str
     words: str
     kinds: tuple[Kind, ...]
-    ratio: float
+    ratio: float | None
     protect_ends: bool
+    longer: int = 1
 
 
 CUTS = (
     Cut("ffn75", "feed-forward 75 %", ("ffn",), 0.75, False),
     Cut("depth1", "one block of six", ("depth",), 0.25, True),
-    Cut("half", "feed-forward and heads, half the transformer", ("ffn", "heads"), 0.60, False),
+    Cut("half", "feed-forward and heads, to half the transformer", ("ffn", "heads"), None, False, longer=6),
     Cut("ffn90", "feed-forward 90 %", ("ffn",), 0.90, False),
     Cut("heads50", "half of the heads", ("heads",), 0.50, False),
     Cut("depth2", "two blocks of six", ("depth",), 0.50, True),
@@ -175,9 +179,10 @@ def scores_for(criterion: Criterion, bench: Bench, work: Path) -> Scores:
 
 def plan_for(cut: Cut, criterion: Criterion, bench: Bench, work: Path) -> PrunePlan:
     """The plan of one line."""
+    half = (bench.parent.bytes or 0) - inspect_folder(TINY / "model").components["transformer"].bytes // 2
     request = PruneRequest(
-        model="tiny", kinds=cut.kinds, criterion=criterion, ratio=cut.ratio, seed=1, prompts=CALIBRATION_PROMPTS,
-        protect_ends=cut.protect_ends,
+        model="tiny", kinds=cut.kinds, criterion=criterion, seed=1, prompts=CALIBRATION_PROMPTS,
+        protect_ends=cut.protect_ends, ratio=cut.ratio, gigabytes=half / 1e9 if cut.ratio is None else None,
     )  # fmt: skip
     return make_plan(request, bench.parent, TINY / "model", scores_for(criterion, bench, work), silent)
 
@@ -191,6 +196,7 @@ def run_line(cut: Cut, criterion: Criterion, bench: Bench, work: Path, config: R
     write_pruned(TINY / "model", cut_folder, plan, progress=silent)
     before = bench.measure(cut_folder)
     row = {"cut": cut.name, "criterion": criterion, "before": asdict(before), "blocks": plan.rows()}
+    config = replace(config, steps=(config.steps or 0) * cut.longer)
     row |= recovered_row(cut_folder, recovered_folder, bench, work, config)
     for folder in (cut_folder, recovered_folder):
         shutil.rmtree(folder, ignore_errors=True)
