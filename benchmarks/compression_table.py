@@ -16,12 +16,12 @@ Made by one command, which goes on where it stopped:
 
 Every line: scores by the criterion (those that need data see {calibration} captions that are not asked below), a plan,
 a cut from disk to disk, as many training steps on drawn pictures as the line says (batch {batch}, Muon {muon_lr:g} and
-AdamW {lr:g}; at most {most_cpu:.0f} CPU seconds each, {mean_cpu:.0f} on average), and the same {count} questions that were never trained
-on, at the same seeds, before and after. *Judge* is the share of pictures in which object, object colour and background
-colour are all right; *CLIP* is the embedded CLIP's mean cosine; both are followed by the 95 % interval of the paired
-difference to the unpruned parent (2,000 bootstrap resamples of the questions). *PSNR* and *SSIM* compare with the
-parent's picture of the same question. *Size* and *time* are the transformer's, over the parent's (time: median of
-forwards timed in turn).
+AdamW {lr:g}; at most {most_cpu:.0f} CPU seconds each, {mean_cpu:.0f} on average), and the same {count} questions that
+were never trained on, at the same seeds, before and after. *Judge* is the share of pictures in which object, object
+colour and background colour are all right; *CLIP* is the embedded CLIP's mean cosine; both are followed by the 95 %
+interval of the paired difference to the unpruned parent (2,000 bootstrap resamples of the questions). *PSNR* and *SSIM*
+compare with the parent's picture of the same question. *Size* and *time* are the transformer's, over the parent's
+(time: median of forwards timed in turn).
 
 The parent: judge {judge:.1%}, CLIP {clip:.3f}, transformer of {parameters:,} parameters.
 """
@@ -65,7 +65,8 @@ def page(
 def _line(row: Row, unpruned: Row, said: str, criterion: str) -> str:
     before, after = row["before"], row["after"]
     cells = [
-        said, criterion, f"{before['parameters'] / unpruned['parameters']:.2f}", f"{before['time_ratio']:.2f}", str(row["steps"]),
+        said, criterion, f"{before['parameters'] / unpruned['parameters']:.2f}", f"{before['time_ratio']:.2f}",
+        str(row["steps"]),
         _share(before, unpruned), _share(after, unpruned), _clip(before, unpruned), _clip(after, unpruned),
         f"{_psnr(before)} → {_psnr(after)}", f"{np.mean(before['ssim']):.2f} → {np.mean(after['ssim']):.2f}",
     ]  # fmt: skip
