@@ -1,0 +1,104 @@
+"""Understand and judge in a real browser: a part switched off and on again, a map, a report card."""
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+from playwright.sync_api import Browser, Page, expect
+
+from tests.browser.test_generate import opened, overflow
+from tests.core.evaluation.test_card import card
+from tests.live_app import running_app
+
+pytestmark = pytest.mark.browser
+CELL = '#zs-heat [data-pick="layers.2.attention"]'
+OTHER = '#zs-heat [data-pick="layers.4.feed_forward"]'
+MAP_MS = 300_000  # a process of its own that loads the model
+HEAD = '#zs-heat [data-pick="layers.1.head.3"]'
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The app, with a report card of the embedded model where the card of a foreign model lies."""
+    data = tmp_path_factory.mktemp("lab") / "data"
+    folder = data / "reports" / "tiny" / "report"
+    found = card("a smaller model", 6_000_000)
+    for pair in found.pairs:
+        for number, file in enumerate(pair.files.values()):
+            (folder / file).parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (32, 32), (80 * number, 100, 200)).save(folder / file)
+    (folder / "card.json").write_text(found.to_json(), "utf-8")
+    with running_app(data) as address:
+        yield address
+
+
+def go_to(page: Page, step: int) -> None:
+    page.get_by_role("tab", name="Compress", exact=True).click()
+    page.locator("#zs-path [role=tab]").nth(step).click()
+
+
+def pictures(page: Page, slider: str) -> list[NDArray[np.uint8]]:
+    """The two pictures that a slider shows."""
+    found = page.locator(f"{slider} img")
+    expect(found).to_have_count(2)
+    answers = [page.request.get(str(image.evaluate("(image) => image.src"))) for image in found.all()]
+    return [np.asarray(Image.open(io.BytesIO(answer.body())).convert("RGB")) for answer in answers]
+
+
+def test_a_part_is_switched_off_and_on_again_by_mouse_and_keyboard(browser: Browser, url: str):
+    with opened(browser, url) as page:
+        go_to(page, 0)
+        page.locator(CELL).click()
+        expect(page.locator("#zs-lab-words")).to_contain_text("Without Layer 2 · Attention")
+        expect(page.locator(CELL)).to_have_attribute("aria-pressed", "true")
+        whole, without = pictures(page, "#zs-lab-slider")
+        assert whole.shape == without.shape == (128, 128, 3)
+        assert not np.array_equal(whole, without)
+        page.locator('[data-pick="heads:layers.1"]').focus()
+        page.keyboard.press("Enter")
+        page.locator(HEAD).focus()
+        page.keyboard.press("Space")
+        expect(page.locator("#zs-lab-words")).to_contain_text("Without Layer 1 · Head 3, Layer 2 · Attention")
+        assert page.evaluate("document.activeElement.dataset.pick") == "layers.1.head.3"  # the keyboard keeps its place
+        page.locator("#zs-lab-out button").first.click()
+        page.locator("#zs-lab-out button").first.click()
+        expect(page.locator("#zs-lab-slider")).not_to_be_visible()
+        expect(page.locator("#zs-heat [aria-pressed=true]")).to_have_count(0)
+
+
+def test_a_map_is_measured_and_its_cell_knocks_out(browser: Browser, url: str):
+    with opened(browser, url) as page:
+        go_to(page, 0)
+        page.fill("#zs-heat-prompts input", "1")
+        page.click("#zs-heat-measure")
+        expect(page.locator("#zs-now")).to_contain_text("Sensitivity map")
+        expect(page.locator("#zs-heat .zs-heat-legend")).to_contain_text("Lost without it", timeout=MAP_MS)
+        expect(page.locator(OTHER)).to_contain_text(".")
+        page.locator(OTHER).click()
+        expect(page.locator("#zs-lab-words")).to_contain_text("Without Layer 4 · Feed-forward")
+        page.locator("#zs-heat-view input").click()
+        page.get_by_role("option", name="Attention by step").click()
+        expect(page.locator("#zs-heat tbody tr").first.locator("button")).to_have_count(8)
+
+
+def test_a_report_card_is_opened_with_its_pairs_and_files(browser: Browser, url: str):
+    with opened(browser, url) as page:
+        go_to(page, 4)
+        expect(page.locator("#zs-report")).to_contain_text("Report card: a smaller model")
+        expect(page.locator("#zs-report [data-state=met]")).to_contain_text("30 % smaller")
+        expect(page.locator("#zs-report")).to_contain_text("Not measured")
+        parent, model = pictures(page, "#zs-pair-slider")
+        assert not np.array_equal(parent, model)
+        page.locator("#zs-pairs button").nth(1).click()
+        expect(page.locator("#zs-pair-words")).to_contain_text("Seed 1.")
+        expect(page.locator("#zs-frontier svg")).to_have_count(2)
+        with page.expect_download() as download:
+            page.click("#zs-card-json")
+        assert Path(download.value.path()).read_text("utf-8") == card("a smaller model", 6_000_000).to_json()
+        page.set_viewport_size({"width": 390, "height": 844})
+        expect(page.locator("#zs-report")).to_be_visible()
+        assert overflow(page) <= 0
