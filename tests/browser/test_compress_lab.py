@@ -91,6 +91,8 @@ def test_a_report_card_is_opened_with_its_pairs_and_files(browser: Browser, url:
         expect(page.locator("#zs-report")).to_contain_text("Report card: a smaller model")
         expect(page.locator("#zs-report [data-state=met]")).to_contain_text("30 % smaller")
         expect(page.locator("#zs-report")).to_contain_text("Not measured")
+        page.locator("#zs-pairs button").nth(0).click()
+        expect(page.locator("#zs-pair-slider img").first).to_be_visible()
         parent, model = pictures(page, "#zs-pair-slider")
         assert not np.array_equal(parent, model)
         page.locator("#zs-pairs button").nth(1).click()

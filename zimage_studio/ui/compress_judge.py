@@ -22,6 +22,7 @@ from zimage_studio.ui.doors import PRIVATE, Update, errors_as_toasts, shown
 
 THUMB_PX = 128
 KEPT_SHEETS = 4
+NO_PAIR = -1
 BESIDE: tuple[Column, ...] = ("parent", "quantised")
 
 
@@ -37,7 +38,7 @@ class JudgeCard:
         self._sheets: OrderedDict[tuple[str, str], Mapping[str, str]] = OrderedDict()
         self._form: JudgeForm = add_judge_form(frame.t)
         self._report: JudgeReport = add_judge_report(frame.t)
-        self._chosen = gr.State(0)
+        self._chosen = gr.State(NO_PAIR)
         self._wire_form()
         self._wire_report()
 
@@ -49,7 +50,7 @@ class JudgeCard:
         return [self._form.against, self._form.start, self._form.told, *self._report.outputs, self._chosen]
 
     def shown(self, model: str, fresh: str) -> Update:
-        """The card of `model`, the first of its pairs, and the frontier of all models."""
+        """The card of `model`, its pairs, and the frontier of all models."""
         jobs = [job for job in self._studio.jobs.list() if job.kind == "evaluate" and job.model == model]
         own = next((job for job in jobs if job.id == fresh), None)
         card = self._card(model)
@@ -59,7 +60,7 @@ class JudgeCard:
             self._form.told: "" if own is None else self._ended(own),
             **self._working(on=any(not job.finished for job in jobs)),
             **self._frontier(None),
-            self._chosen: 0,
+            self._chosen: NO_PAIR,
         }
         if card is None:
             return {**update, **report.empty(compress_card_view.idle(self._t))}
@@ -71,7 +72,7 @@ class JudgeCard:
             **{button: self._file(model, kind) for button, kind in zip(report.buttons, FILES, strict=True)},
             report.pairs_room: gr.update(visible=bool(card.pairs)),
             report.beside: gr.update(choices=sides, value="parent", visible=len(sides) > 1),
-            **self._pair(model, card, 0, "parent"),
+            **self._none_opened(model, card),
         }
 
     def live(self, job: JobRecord) -> Update:
@@ -122,7 +123,9 @@ class JudgeCard:
 
         def on_beside(model: object, beside: object, index: object) -> Update:
             with errors_as_toasts(self._t):
-                return self._pair_of(model, index if isinstance(index, int) else 0, beside)
+                if not isinstance(index, int) or index == NO_PAIR:
+                    return {report.words: gr.skip()}
+                return self._pair_of(model, index, beside)
 
         def on_quality(quality: object) -> Update:
             return self._frontier(str(quality))
@@ -151,12 +154,17 @@ class JudgeCard:
             raise InvalidInputError("out_of_range", field="index", value=index, low=0, high=len(card.pairs) - 1)
         return self._pair(str(model), card, index, side)
 
+    def _none_opened(self, model: str, card: ReportCard) -> Update:
+        """The contact sheet alone: a slider that appears in a tab nobody looks at has no size, and keeps none."""
+        report = self._report
+        sheet = compress_card_view.pairs(card, self._thumbs(model, card), NO_PAIR, self._t)
+        note = present.note(self._t("pairs_hint"))
+        return {report.pairs: sheet, report.compare.column: gr.update(visible=False), report.words: note}
+
     def _pair(self, model: str, card: ReportCard, index: int, beside: Column) -> Update:
         """The contact sheet with one pair chosen, and that pair in the slider."""
         report, t = self._report, self._t
         sheet = compress_card_view.pairs(card, self._thumbs(model, card), index, t)
-        if index >= len(card.pairs):
-            return {report.pairs: sheet, report.compare.column: gr.update(visible=False), report.words: ""}
         pair, folder = card.pairs[index], self._studio.compression.report_folder(model)
         paths = [folder / pair.files.get(side, "") for side in (beside, "model")]
         if not all(path.is_file() for path in paths):

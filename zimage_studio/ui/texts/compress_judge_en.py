@@ -113,6 +113,7 @@ COMPRESS_JUDGE_EN: dict[str, str] = {
     # pairs and frontier
     "pairs_title": "Pairs: the same prompt and seed",
     "pairs_label": "Pairs of pictures",
+    "pairs_hint": "Click a pair to lay its pictures over each other.",
     "pairs_none": "No pictures lie with this card.",
     "pairs_gone": "The pictures of this pair are not there any more. Judge the model again.",
     "pairs_side": "Beside it",

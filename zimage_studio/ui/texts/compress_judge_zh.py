@@ -105,6 +105,7 @@ COMPRESS_JUDGE_ZH: dict[str, str] = {
     # pairs and frontier
     "pairs_title": "成对图片：相同的提示词和种子",
     "pairs_label": "成对的图片",
+    "pairs_hint": "点击一对图片，把它们叠在一起比较。",
     "pairs_none": "这份报告没有附带图片。",
     "pairs_gone": "这一对图片已经不在了，请重新评估。",
     "pairs_side": "旁边放",
