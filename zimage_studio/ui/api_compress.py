@@ -238,7 +238,7 @@ def _over(studio: Studio, job: JobRecord, lang: Lang, wait: object) -> dict[str,
         progress((int(job.progress * PROGRESS_STEPS), PROGRESS_STEPS), desc=say(job.note, lang, ahead=ahead), unit="")
         job = _next(studio, job)
     if job.state == "stopped":
-        raise UserError("job_stopped")
+        raise UserError("compression_stopped")
     if job.problem is not None:
         raise job.problem
     return _shown(job, lang)
