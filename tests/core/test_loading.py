@@ -195,8 +195,8 @@ def test_a_single_file_without_parts_says_what_to_do(random_pipeline, tmp_path):
 
 
 def test_a_class_of_the_future_is_refused_by_name(folder):
-    edit_config(folder, _class_name="PrunedZImageTransformer2DModel")
-    with pytest.raises(ModelError, match="PrunedZImageTransformer2DModel"):
+    edit_config(folder, _class_name="ZImageTransformer3DModel")
+    with pytest.raises(ModelError, match="ZImageTransformer3DModel"):
         load(folder)
 
 
