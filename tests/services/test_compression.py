@@ -109,3 +109,29 @@ def test_what_a_killed_cut_left_is_swept_at_the_next_start(settings: Settings) -
         (folder / "transformer").mkdir(parents=True)
     build_studio(settings)
     assert [folder.exists() for folder in (gone, mine, other)] == [False, True, True]
+
+
+def test_a_lora_of_the_parent_is_carried_over_to_the_child(random_studio: Studio, tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    from tests.pruning_plans import plan_of
+    from zimage_studio.core.pruning.artifact import write_pruned
+    from zimage_studio.records.progress import silent
+
+    parent = Path(random_studio.models.get("one").path)
+    child = random_studio.settings.data / "models" / "child"
+    plan = plan_of(parent, ("ffn",), ratio=0.5)
+    write_pruned(parent, child, plan, progress=silent)
+    width = plan.after.blocks[-2].ffn
+    key = f"transformer.layers.{plan.after.blocks[-2].index}.feed_forward.w1"
+    rows = plan.before.blocks[-2].ffn
+    save_file(
+        {f"{key}.lora_A.weight": torch.randn(2, 64), f"{key}.lora_B.weight": torch.randn(rows, 2)},
+        tmp_path / "l.safetensors",
+    )
+    made = random_studio.compression.carry_lora(tmp_path / "l.safetensors", "child", tmp_path / "c.safetensors")
+    assert (made.kept, made.dropped) == (2, 0)
+    assert load_file(tmp_path / "c.safetensors")[f"{key}.lora_B.weight"].shape == (width, 2)
+    with pytest.raises(UserError, match="not cut by a plan"):
+        random_studio.compression.carry_lora(tmp_path / "l.safetensors", "one", tmp_path / "d.safetensors")

@@ -34,7 +34,7 @@ def build_app() -> typer.Typer:
     )
     for command in (
         images.generate, images.inspect, images.replay, images.grid,
-        compress.plan, compress.prune, compress.recover, compress.evaluate,
+        compress.plan, compress.prune, compress.recover, compress.evaluate, compress.carry_lora,
     ):  # fmt: skip
         app.command()(command)
     app.command("job", hidden=True)(run_process)

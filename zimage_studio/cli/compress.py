@@ -154,6 +154,23 @@ def evaluate(
     Printer(as_json, settings.lang).result(result, "\n".join(lines))
 
 
+def carry_lora(
+    lora: Annotated[Path, typer.Argument(metavar="FILE", help="A LoRA made for the uncut parent, .safetensors.")],
+    model: ModelArgument,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="The new file.")],
+    folders: FoldersOption = None,
+    data: DataOption = None,
+    lang: LangOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a LoRA of the parent fit a cut model: blocks numbered anew, rows and columns as they were kept."""
+    settings = _settings(data, lang, folders, None)
+    with compressing(settings) as studio:
+        made = studio.compression.carry_lora(lora, model, out, allow_paths=True)
+    result = {"path": str(made.path), "kept": made.kept, "dropped": made.dropped}
+    Printer(as_json, settings.lang).result(result, str(made.path))
+
+
 # --- what they share ------------------------------------------------------------------------------------------------
 
 

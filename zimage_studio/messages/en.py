@@ -474,6 +474,7 @@ EN: dict[str, str] = {
     "model_foreign_tensors": "{value} has tensors that cannot be cut safely: {names}.",
     "lora_unreadable": "{value} is no LoRA that can be carried over: {why}.",
     "lora_shape": "{value}: {tensor} is {found}, the plan's parent has {expected}. This LoRA was made for another model.",
+    "lora_no_plan": "{value} was not cut by a plan, so no LoRA can be carried over to it. Choose a cut model.",
     "lora_nothing_left": "{value} changes only blocks that were cut away; nothing would be left.",
     "note.planning": "planning",
     "note.pruning": "writing the smaller model",

@@ -474,6 +474,7 @@ ZH: dict[str, str] = {
     "model_foreign_tensors": "{value} 含有无法安全剪切的张量：{names}。",
     "lora_unreadable": "{value} 不是可移植的 LoRA：{why}。",
     "lora_shape": "{value}：{tensor} 为 {found}，方案的父模型为 {expected}。该 LoRA 属于另一个模型。",
+    "lora_no_plan": "{value} 不是按计划裁剪的模型，无法把 LoRA 转过去。请选择裁剪过的模型。",
     "lora_nothing_left": "{value} 只改动已被剪掉的块；不会剩下任何内容。",
     "note.planning": "制定方案",
     "note.pruning": "写入更小的模型",

@@ -1,7 +1,9 @@
 """Compression behind the doors: what is asked is checked here and becomes a job; plans, cards and the family tree."""
 
+import errno
 import json
 import logging
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -19,7 +21,7 @@ from zimage_studio.records.artifact import ModelArtifact
 from zimage_studio.records.compress import artifact_name, parse_prune
 from zimage_studio.records.job import JobRecord
 from zimage_studio.records.memory import MemoryProfile
-from zimage_studio.records.plan import BlockEdit, PrunePlan, TransformerShape
+from zimage_studio.records.plan import PLAN, BlockEdit, PrunePlan, TransformerShape
 from zimage_studio.records.recover import DRAWN, parse_recovery
 from zimage_studio.records.report import EvaluationRequest, ReportCard
 from zimage_studio.records.request import parse_batch
@@ -37,6 +39,8 @@ from zimage_studio.services.plans import PlanStore, StoredPlan, default_name, fr
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    from zimage_studio.core.pruning.lora import Carried
 
 log = logging.getLogger(__name__)
 
@@ -161,6 +165,27 @@ class CompressionService:
         if job is None or self._manager.state.phase == "lent":
             return ""
         return say("job_slows", lang, job=job.kind)
+
+    # --- LoRAs
+
+    def carry_lora(self, lora: Path, model: str, out: Path, *, allow_paths: bool = False) -> "Carried":
+        """Write `lora`, made for the parent of the cut `model`, as the new file `out` that fits `model`.
+
+        Raises UserError (lora_no_plan) for a model that was not cut by a plan, ModelError for a LoRA that does not fit
+        the parent, StorageError.
+        """
+        artifact = self._models.get(model, allow_paths=allow_paths)
+        path = Path(artifact.path) / PLAN
+        if not path.is_file():
+            raise UserError("lora_no_plan", value=artifact.name)
+        if not lora.is_file():
+            raise UserError("file_damaged", value=lora, why=os.strerror(errno.ENOENT))
+        from zimage_studio.core.torch_environment import prepare_torch
+
+        prepare_torch()
+        from zimage_studio.core.pruning.lora import carry_over
+
+        return carry_over(lora, read_plan(path).plan, out)
 
     # --- knock-outs, on the live pipeline
 
