@@ -38,16 +38,23 @@ const take = () => {
   }
   paint();
 };
+const tell = (pick) => {
+  last = pick;
+  paint();
+  trigger('click', {pick, out: [...out], revision: seen});
+};
 element.addEventListener('click', (event) => {
   const button = event.target.closest('[data-pick]');
   if (!button) return;
   take();
-  last = button.dataset.pick;
-  if (button.hasAttribute('aria-pressed')) {
-    if (!out.delete(last)) out.add(last);
-    paint();
-  }
-  trigger('click', {pick: last, out: [...out], revision: seen});
+  const pick = button.dataset.pick;
+  if (button.hasAttribute('aria-pressed') && !out.delete(pick)) out.add(pick);
+  tell(pick);
+});
+element.addEventListener('zs-on', (event) => {
+  take();
+  out.delete(event.detail);
+  tell(event.detail);
 });
 element.addEventListener('keydown', (event) => {
   const step = {ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0]}[event.key];
@@ -71,6 +78,12 @@ watch('value', () => {
 The browser's own set counts until a board of another revision comes. The arrow keys walk, and a board that is drawn
 anew keeps the keyboard's place.
 """
+ON = """element.addEventListener('click', (event) => {
+  const ref = event.target.closest('[data-pick]')?.dataset.pick;
+  const board = document.querySelector('#zs-heat [data-revision]');
+  if (ref && board) board.dispatchEvent(new CustomEvent('zs-on', {bubbles: true, detail: ref}));
+});"""
+"""For the gr.HTML of the chips: a click switches that part on again in the board's own set, and the board tells."""
 
 
 @dataclass(frozen=True, slots=True)

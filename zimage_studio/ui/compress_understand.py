@@ -131,13 +131,6 @@ class UnderstandCard:
             with errors_as_toasts(self._t):
                 return self._switched(self._require(model), _knocks(out), str(view), heads)
 
-        def on_chip(event: gr.EventData, model: object, view: object, out: object, heads: str) -> Update:
-            data: Any = event._data
-            gone = data.get("pick") if isinstance(data, dict) else None
-            with errors_as_toasts(self._t):
-                kept = [knock for knock in _knocks(out) if str(knock) != gone]
-                return self._switched(self._require(model), kept, str(view), heads)
-
         def on_all(model: object, view: object, _out: object, heads: str) -> Update:
             with errors_as_toasts(self._t):
                 return self._switched(self._require(model), [], str(view), heads)
@@ -147,7 +140,6 @@ class UnderstandCard:
         board.view.input(on_view, now, switched, **PRIVATE)
         for event in (
             board.html.click(on_pick, now, switched, trigger_mode="always_last", **PRIVATE),
-            picture.chips.click(on_chip, now, switched, **PRIVATE),
             picture.all_on.click(on_all, now, switched, **PRIVATE),
         ):
             self._draw_after(event)

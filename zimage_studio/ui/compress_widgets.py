@@ -12,7 +12,6 @@ from zimage_studio.ui import compress_heat, compress_lab, forms
 from zimage_studio.ui.compare import Compare, add_compare
 from zimage_studio.ui.compress_lab import LabMoment
 from zimage_studio.ui.doors import Update
-from zimage_studio.ui.family import PICK
 from zimage_studio.ui.present import escape
 from zimage_studio.ui.texts import Texts
 
@@ -143,7 +142,7 @@ def add_lab_form(studio: Studio, t: Texts) -> LabForm:
 def add_lab_picture(t: Texts) -> LabPicture:
     """Add the place where both pictures appear."""
     made: dict[str, Any] = {}
-    made["chips"] = gr.HTML(compress_heat.chips((), t), js_on_load=PICK, elem_id="zs-lab-out")
+    made["chips"] = gr.HTML(compress_heat.chips((), t), js_on_load=compress_heat.ON, elem_id="zs-lab-out")
     made["all_on"] = gr.Button(t("lab_all_on"), size="sm", visible=False, elem_id="zs-lab-all-on")
     with gr.Row(elem_classes="zs-go"):
         made["draw"] = gr.Button(t("lab_draw"), variant="primary", scale=3, min_width=120, elem_id="zs-lab-draw")
