@@ -50,3 +50,8 @@ class StorageError(UserError):
 
 class Cancelled(Exception):  # noqa: N818 - it is a request obeyed, not an error
     """Raised from a progress callback to stop the work at the next step."""
+
+
+def bare(error: UserError) -> UserError:
+    """The same refusal to be kept: without its traceback, which would pin a model and tensors as long as it lives."""
+    return type(error)(error.key, **error.values)

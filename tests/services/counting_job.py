@@ -38,7 +38,7 @@ def count(job: JobRecord, folder: Path, progress: JobProgress) -> dict[str, obje
 def main() -> int:
     if sys.argv[1] == "app":
         service = JobService(Path(sys.argv[2]), program=PROGRAM)
-        ids = [service.submit("study", {"to": int(sys.argv[3])}).id for _ in range(2)]
+        ids = [service.submit("evaluate", {"to": int(sys.argv[3])}).id for _ in range(2)]
         sys.stdout.write(" ".join(ids) + "\n")
         sys.stdout.flush()
         time.sleep(120)

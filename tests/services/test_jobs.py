@@ -51,7 +51,7 @@ def processes_of(job: JobRecord) -> list[int]:
 
 
 def test_a_job_runs_in_a_process_of_its_own_and_leaves_result_log_and_times(jobs: JobService) -> None:
-    job = jobs.submit("study", {"to": 3, "model": "tiny"})
+    job = jobs.submit("evaluate", {"to": 3, "model": "tiny"})
     assert (job.state, job.progress, job.model) == ("queued", 0.0, "tiny")
     done = jobs.wait(job.id, UNTIL_S)
     assert (done.state, done.progress, done.result["from"], done.problem) == ("done", 1.0, 0, None)
@@ -61,8 +61,8 @@ def test_a_job_runs_in_a_process_of_its_own_and_leaves_result_log_and_times(jobs
 
 
 def test_a_stop_ends_at_the_checkpoint_and_resuming_gives_what_an_unbroken_run_gives(jobs: JobService) -> None:
-    whole = jobs.wait(jobs.submit("study", {"to": 60}).id, UNTIL_S)
-    job = jobs.submit("study", {"to": 60})
+    whole = jobs.wait(jobs.submit("evaluate", {"to": 60}).id, UNTIL_S)
+    job = jobs.submit("evaluate", {"to": 60})
     until(lambda: counted(jobs, job) > 5)
     assert os.getpriority(os.PRIO_PROCESS, processes_of(job)[0]) >= 10
     assert os.getpgid(processes_of(job)[0]) != os.getpgid(0)
@@ -78,14 +78,14 @@ def test_a_stop_ends_at_the_checkpoint_and_resuming_gives_what_an_unbroken_run_g
 
 
 def test_sigterm_to_the_process_is_a_stop(jobs: JobService) -> None:
-    job = jobs.submit("study", {"to": LONG})
+    job = jobs.submit("evaluate", {"to": LONG})
     until(lambda: counted(jobs, job) > 2)
     os.kill(processes_of(job)[0], signal.SIGTERM)
     assert jobs.wait(job.id, UNTIL_S).state == "stopped"
 
 
 def test_a_killed_process_is_interrupted_and_can_be_resumed(jobs: JobService) -> None:
-    job = jobs.submit("study", {"to": 40})
+    job = jobs.submit("evaluate", {"to": 40})
     until(lambda: counted(jobs, job) > 5)
     os.kill(processes_of(job)[0], signal.SIGKILL)
     ended = jobs.wait(job.id, 5)
@@ -121,7 +121,7 @@ def test_when_the_application_is_killed_its_jobs_die_and_the_next_one_resumes_th
 
 def test_one_job_at_a_time_in_order_whichever_process_queued_them(jobs: JobService, tmp_path: Path) -> None:
     other = JobService(tmp_path, program=PROGRAM)
-    queued = [(jobs, other)[i % 2].submit("study", {"to": 12}) for i in range(4)]
+    queued = [(jobs, other)[i % 2].submit("evaluate", {"to": 12}) for i in range(4)]
     seen: set[int] = set()
     while any(not jobs.get(job.id).finished for job in queued):
         seen.add(sum(job.state == "running" for job in jobs.list()))
@@ -135,7 +135,7 @@ def test_one_job_at_a_time_in_order_whichever_process_queued_them(jobs: JobServi
 
 
 def test_a_waiting_job_is_stopped_at_once_from_any_process(jobs: JobService, tmp_path: Path) -> None:
-    first, second = (jobs.submit("study", {"to": LONG}) for _ in range(2))
+    first, second = (jobs.submit("evaluate", {"to": LONG}) for _ in range(2))
     until(lambda: jobs.get(first.id).state == "running")
     assert jobs.ahead(second.id) == 1
     stranger = JobService(tmp_path, program=PROGRAM)
@@ -147,18 +147,18 @@ def test_a_waiting_job_is_stopped_at_once_from_any_process(jobs: JobService, tmp
 
 def test_closing_the_application_interrupts_what_runs_and_what_waits(tmp_path: Path) -> None:
     service = JobService(tmp_path, program=PROGRAM)
-    ids = [service.submit("study", {"to": LONG}).id for _ in range(2)]
+    ids = [service.submit("evaluate", {"to": LONG}).id for _ in range(2)]
     until(lambda: service.get(ids[0]).state == "running")
     service.close(10)
     ended = [service.get(job_id) for job_id in ids]
     assert [(job.state, job.reason) for job in ended] == [("interrupted", "job_app_ended")] * 2
     with pytest.raises(BusyError):
-        service.submit("study", {"to": 1})
+        service.submit("evaluate", {"to": 1})
 
 
 def test_what_goes_wrong_is_said_in_its_own_words_and_the_queue_goes_on(jobs: JobService) -> None:
     refused, broken, good = (
-        jobs.submit("study", request) for request in ({"refuse": True}, {"break": True}, {"to": 1})
+        jobs.submit("evaluate", request) for request in ({"refuse": True}, {"break": True}, {"to": 1})
     )
     assert jobs.wait(good.id, UNTIL_S).state == "done"
     problem = jobs.get(refused.id).problem
@@ -170,7 +170,7 @@ def test_what_goes_wrong_is_said_in_its_own_words_and_the_queue_goes_on(jobs: Jo
 
 
 def test_a_job_is_deleted_with_its_folder_but_not_while_it_runs(jobs: JobService) -> None:
-    job = jobs.submit("study", {"to": LONG})
+    job = jobs.submit("evaluate", {"to": LONG})
     until(lambda: jobs.get(job.id).state == "running")
     with pytest.raises(UserError, match="stop it first"):
         jobs.delete(job.id)

@@ -345,12 +345,12 @@ def test_a_neighbourhood_names_its_middle_and_its_seeds():
 def test_every_state_of_a_grid_can_be_told(lang: str):
     t = Texts(lang)  # type: ignore[arg-type]
     job = JobView(state="running", note="note.denoising", done=4, total=8, preview=Preview(2, 1, bytes(6)))
-    running = grid_view.progress(GridView(1, "running", {}, 4), job, 75, t)
+    running = grid_view.progress(GridView(state="running", total=4), job, 75, t)
     assert 'aria-valuenow="12"' in running
     assert "data:image/jpeg;base64," in running
-    failed = GridView(1, "failed", {}, 4, error=UserError("unknown_image", value=HOSTILE))
+    failed = GridView(state="failed", total=4, error=UserError("unknown_image", value=HOSTILE))
     assert "<img" not in grid_view.progress(failed, None, None, t)
-    assert t("stage_bug") in grid_view.progress(GridView(1, "failed", {}, 4, bug="x"), None, None, t)
+    assert t("stage_bug") in grid_view.progress(GridView(state="failed", total=4, bug="x"), None, None, t)
     for state in ("running", "stopped", "done", "failed"):
         grid = Grid("ab" * 8, plan_of(("seed", "1,2")), "", {})
         grid.update(state=state)

@@ -11,7 +11,7 @@ from zimage_studio.records.strict_json import loads_strict
 
 SCHEMA = 1
 
-JobKind = Literal["sensitivity", "plan", "prune", "recover", "evaluate", "study"]
+JobKind = Literal["sensitivity", "plan", "prune", "recover", "evaluate"]
 JobState = Literal["queued", "running", "stopping", "stopped", "interrupted", "failed", "done"]
 KINDS: tuple[JobKind, ...] = get_args(JobKind)
 STATES: tuple[JobState, ...] = get_args(JobState)

@@ -1,16 +1,15 @@
 """Generation jobs: a bounded queue in front of the manager, progress anyone can watch, a stop, a kept result."""
 
 import logging
-import secrets
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from zimage_studio.errors import BusyError, Cancelled, OutOfMemoryError, UserError
+from zimage_studio.errors import BusyError, OutOfMemoryError, UserError, bare
 from zimage_studio.records.artifact import ModelArtifact
 from zimage_studio.records.memory import EXACT, MemoryProfile
 from zimage_studio.records.progress import Preview
@@ -18,35 +17,30 @@ from zimage_studio.records.recipe import ModelIdentity, Outcome, Recipe
 from zimage_studio.records.recovery import rungs_below
 from zimage_studio.records.request import Batch, GenerationRequest, parse_batch
 from zimage_studio.services.images import ImageStore, StoredImage
-from zimage_studio.services.manager import Lent, PipelineManager, bare
+from zimage_studio.services.manager import Lent, PipelineManager
 from zimage_studio.services.models import ModelService
 from zimage_studio.services.sources import SourceStore
+from zimage_studio.services.watched import State, View, Watched
 
 if TYPE_CHECKING:
     from zimage_studio.core.sampling import Sample
 
 log = logging.getLogger(__name__)
 
-State = Literal["waiting", "running", "done", "stopped", "failed"]
-FINAL: frozenset[State] = frozenset({"done", "stopped", "failed"})
 KEPT_JOBS = 500
 FIRST_GUESS_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class JobView:
-    """One moment of a job. `version` grows with every change.
+class JobView(View):
+    """One moment of a job.
 
     `done` of `total` counts steps of the image `index` (from 0) of `count`; `seconds_left` is for the whole job,
-    None until a step has been timed. `ahead` is how many jobs run or wait before this one. `bug` marks a failure
-    that is not the person's to mend. `recovered` names the rungs of records.recovery that were taken because memory
-    ran out; the message `recovery.<name>` says each.
+    None until a step has been timed. `ahead` is how many jobs run or wait before this one. `recovered` names the rungs
+    of records.recovery that were taken because memory ran out; the message `recovery.<name>` says each.
     """
 
-    version: int = 0
-    state: State = "waiting"
     ahead: int = 0
-    note: str = "note.waiting"
     done: float = 0
     total: float = 0
     index: int = 0
@@ -55,17 +49,10 @@ class JobView:
     preview: Preview | None = None
     images: tuple[StoredImage, ...] = ()
     recovered: tuple[str, ...] = ()
-    error: UserError | None = None
-    bug: str = ""
-
-    @property
-    def finished(self) -> bool:
-        """Whether nothing will change any more."""
-        return self.state in FINAL
 
 
-class GenerationJob:
-    """A batch on its way. Runs to its end whether or not anybody watches."""
+class GenerationJob(Watched[JobView, tuple[StoredImage, ...]]):
+    """A batch on its way."""
 
     def __init__(
         self,
@@ -76,55 +63,20 @@ class GenerationJob:
         profile: MemoryProfile | None = None,
         rung: str = "",
     ) -> None:
-        self.id = secrets.token_hex(8)
+        super().__init__(JobView(count=batch.count), session)
         self.batch = batch
         self.model = model
-        self.session = session
         self.parent = parent
         self.profile = profile
         self.rung = rung
-        self._view = JobView(count=batch.count)
-        self._changed = threading.Condition()
-        self._stop = threading.Event()
 
-    @property
-    def view(self) -> JobView:
-        """The present moment."""
-        return self._view
+    def outcome(self, view: JobView) -> tuple[StoredImage, ...]:
+        """The images."""
+        return view.images
 
-    def stop(self) -> None:
-        """Ask the job to end at its next step. Idempotent."""
-        self._stop.set()
-
-    @property
-    def stopping(self) -> bool:
-        """Whether a stop has been asked for."""
-        return self._stop.is_set()
-
-    def wait_change(self, version: int, timeout_s: float) -> JobView:
-        """Block until the view is newer than `version`, at most `timeout_s`."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._view.version > version, timeout_s)
-            return self._view
-
-    def result(self, timeout_s: float | None = None) -> tuple[StoredImage, ...]:
-        """Wait for the end. Raises the job's UserError, Cancelled when it was stopped, TimeoutError."""
-        with self._changed:
-            if not self._changed.wait_for(lambda: self._view.finished, timeout_s):
-                raise TimeoutError(f"job {self.id} is still {self._view.state}")
-        if self._view.error is not None:
-            raise self._view.error
-        if self._view.state == "stopped":
-            raise Cancelled
-        if self._view.state == "failed":
-            raise RuntimeError(self._view.bug)
-        return self._view.images
-
-    def update(self, **changes: object) -> None:
-        """Move on to the next view and wake the watchers."""
-        with self._changed:
-            self._view = replace(self._view, version=self._view.version + 1, **changes)  # type: ignore[arg-type]
-            self._changed.notify_all()
+    def end(self, state: State, **changes: object) -> None:
+        """Move on to the last view."""
+        super().end(state, preview=None, seconds_left=None, **changes)
 
 
 class GenerationService:
@@ -207,16 +159,15 @@ class GenerationService:
         """Stop every unfinished job of `session`; returns how many were asked to."""
         mine = [job for job in self._unfinished() if job.session == session]
         for job in mine:
-            job.stop()
-            if job.view.state == "waiting":
-                self._end(job, "stopped", note="note.stopped")
+            self.stop_job(job)
         return len(mine)
 
     def stop_job(self, job: GenerationJob) -> None:
         """Stop one job."""
         job.stop()
         if job.view.state == "waiting":
-            self._end(job, "stopped", note="note.stopped")
+            job.end("stopped")
+            self._tell_places()
 
     def close(self) -> None:
         """Take no new work; what waits is stopped, what runs goes on."""
@@ -266,10 +217,6 @@ class GenerationService:
             if job.view.state == "waiting" and job.view.ahead != ahead:
                 job.update(ahead=ahead)
 
-    def _end(self, job: GenerationJob, state: State, **changes: object) -> None:
-        job.update(state=state, preview=None, seconds_left=None, **changes)
-        self._tell_places()
-
     def _run(self, job: GenerationJob) -> None:
         """On the owner thread: one job from start to its only final state."""
         if job.view.finished:
@@ -277,19 +224,11 @@ class GenerationService:
         job.update(state="running", ahead=0, note="note.starting")
         self._tell_places()
         started = time.perf_counter()
-        try:
+        with job.ends_when_raised():
             images = self._draw_all(job)
-        except Cancelled:
-            self._end(job, "stopped", note="note.stopped")
-        except UserError as error:
-            log.info("job %s refused: %s", job.id, error)
-            self._end(job, "failed", error=bare(error), note="note.failed")
-        except Exception as error:
-            log.exception("job %s failed", job.id)
-            self._end(job, "failed", bug=f"{type(error).__name__}: {error}", note="note.failed")
-        else:
             self._job_seconds = 0.5 * self._job_seconds + 0.5 * (time.perf_counter() - started)
-            self._end(job, "done", images=images, note="note.done")
+            job.end("done", images=images)
+        self._tell_places()
 
     def _draw_all(self, job: GenerationJob) -> tuple[StoredImage, ...]:
         """All images of the job. Where memory runs out, under the next profile down, and the next."""
@@ -370,14 +309,12 @@ class _StepWatch:
 
     def recover(self, rung: str) -> None:
         """Memory ran out; `rung` comes next. Raises Cancelled after a stop."""
-        if self._job.stopping:
-            raise Cancelled
+        self._job.go_on()
         self._job.update(note=f"recovery.{rung}", recovered=(*self._job.view.recovered, rung), preview=None)
 
     def report(self, done: float, total: float, note: str, /, preview: Preview | None = None) -> None:
         """Take in one unit of progress. Raises Cancelled after a stop."""
-        if self._job.stopping:
-            raise Cancelled
+        self._job.go_on()
         left = self._time_step(done) if note in ("note.encoding", "note.denoising") else None
         changes: dict[str, object] = {"done": done, "total": total, "note": note, "seconds_left": left}
         if preview is not None:

@@ -7,7 +7,7 @@ import secrets
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -21,10 +21,10 @@ from zimage_studio.records.memory import parse_profile
 from zimage_studio.services.files import replace_durably
 from zimage_studio.services.generation import GenerationJob, GenerationService
 from zimage_studio.services.images import ImageStore, StoredImage
+from zimage_studio.services.watched import State, View, Watched
 
 log = logging.getLogger(__name__)
 
-State = Literal["running", "stopped", "done", "failed"]
 Images = Mapping[tuple[int, int], StoredImage]
 """(column, row) to the image made for that cell."""
 FULL_QUEUE_PAUSE_S = 1.0
@@ -34,85 +34,44 @@ _ID = re.compile(r"[0-9a-f]{16}")
 
 
 @dataclass(frozen=True, slots=True)
-class GridView:
+class GridView(View):
     """One moment of a grid. `images` maps (column, row) to the image made for that cell.
 
     `job` is the cell being made; `seconds_left` is for the whole grid, None until one cell has been timed.
     """
 
-    version: int
-    state: State
-    images: Images
-    total: int
+    images: Images = field(default_factory=dict)
+    total: int = 0
     job: GenerationJob | None = None
     seconds_left: float | None = None
-    error: UserError | None = None
-    bug: str = ""
 
     @property
     def done(self) -> int:
         """How many cells are there."""
         return len(self.images)
 
-    @property
-    def finished(self) -> bool:
-        """Whether nothing will change any more."""
-        return self.state != "running"
 
-
-class Grid:
-    """A plan and how far it has come. Runs to its end whether or not anybody watches."""
+class Grid(Watched[GridView, GridView]):
+    """A plan and how far it has come."""
 
     def __init__(self, grid_id: str, plan: GridPlan, session: str, images: Images) -> None:
-        self.id = grid_id
-        self.plan = plan
-        self.session = session
         state: State = "done" if len(images) == len(plan.cells) else "stopped"
-        self._view = GridView(0, state, dict(images), len(plan.cells))
-        self._changed = threading.Condition()
-        self._stop = threading.Event()
-
-    @property
-    def view(self) -> GridView:
-        """The present moment."""
-        return self._view
-
-    @property
-    def stopping(self) -> bool:
-        """Whether a stop has been asked for."""
-        return self._stop.is_set()
+        super().__init__(GridView(state=state, images=dict(images), total=len(plan.cells)), session, grid_id)
+        self.plan = plan
 
     def stop(self) -> None:
         """Ask the grid to end at the next step of the cell being made. What is made stays. Idempotent."""
-        self._stop.set()
-        if (job := self._view.job) is not None:
+        super().stop()
+        if (job := self.view.job) is not None:
             job.stop()
 
-    def wait_change(self, version: int, timeout_s: float) -> GridView:
-        """Block until the view is newer than `version`, at most `timeout_s`."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._view.version > version, timeout_s)
-            return self._view
-
-    def result(self, timeout_s: float | None = None) -> GridView:
-        """Wait for the end. Raises the grid's UserError, Cancelled when it was stopped, TimeoutError."""
-        with self._changed:
-            if not self._changed.wait_for(lambda: self._view.finished, timeout_s):
-                raise TimeoutError(f"grid {self.id} is still running")
-        view = self._view
-        if view.error is not None:
-            raise view.error
-        if view.state == "failed":
-            raise RuntimeError(view.bug)
-        if view.state == "stopped":
-            raise Cancelled
+    def outcome(self, view: GridView) -> GridView:
+        """The last view."""
         return view
 
-    def update(self, **changes: object) -> None:
-        """Move on to the next view and wake the watchers."""
-        with self._changed:
-            self._view = replace(self._view, version=self._view.version + 1, **changes)  # type: ignore[arg-type]
-            self._changed.notify_all()
+    def end(self, state: State, **changes: object) -> None:
+        """Move on to the last view."""
+        super().end(state, job=None, seconds_left=None, **changes)
 
 
 class GridService:
@@ -206,17 +165,9 @@ class GridService:
         return grid
 
     def _run(self, grid: Grid) -> None:
-        try:
+        with grid.ends_when_raised():
             self._make_missing(grid)
-        except Cancelled:
-            grid.update(state="stopped", job=None, seconds_left=None)
-        except UserError as error:
-            grid.update(state="failed", job=None, seconds_left=None, error=error)
-        except Exception as error:
-            log.exception("grid %s failed", grid.id)
-            grid.update(state="failed", job=None, seconds_left=None, bug=f"{type(error).__name__}: {error}")
-        else:
-            grid.update(state="done", job=None, seconds_left=None)
+            grid.end("done")
 
     def _make_missing(self, grid: Grid) -> None:
         missing = [cell for cell in grid.plan.cells if (cell.column, cell.row) not in grid.view.images]
@@ -233,8 +184,7 @@ class GridService:
 
     def _make(self, grid: Grid, cell: Cell) -> StoredImage:
         while True:
-            if grid.stopping:
-                raise Cancelled
+            grid.go_on()
             try:
                 job = self._generation.submit(
                     cell.request.to_dict(),

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
-from zimage_studio.errors import BusyError, Cancelled, UserError
+from zimage_studio.errors import BusyError, Cancelled, UserError, bare
 from zimage_studio.records.artifact import ModelArtifact
 from zimage_studio.records.job import JobRecord
 from zimage_studio.records.memory import EXACT, Measurement, MemoryProfile, SwitchState, needs_reload
@@ -350,11 +350,6 @@ class PipelineManager:
             self._state = ManagerState("failed", loaded.artifact.key)
             raise
         self._loaded = loaded
-
-
-def bare(error: UserError) -> UserError:
-    """The same refusal to be kept: without its traceback, which would pin a model and tensors as long as it lives."""
-    return type(error)(error.key, **error.values)
 
 
 @dataclass(frozen=True, slots=True)

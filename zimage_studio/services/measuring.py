@@ -4,9 +4,7 @@ import csv
 import io
 import json
 import logging
-import secrets
 import sqlite3
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -14,14 +12,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zimage_studio.errors import Cancelled, InvalidInputError, OutOfMemoryError, StorageError, UserError
+from zimage_studio.errors import InvalidInputError, OutOfMemoryError, StorageError
 from zimage_studio.records.checks import whole
 from zimage_studio.records.measured import MeasuredRow
 from zimage_studio.records.memory import EXACT, MemoryProfile
 from zimage_studio.records.progress import Preview
 from zimage_studio.records.request import GenerationRequest
-from zimage_studio.services.generation import FINAL, State
-from zimage_studio.services.manager import PipelineManager, bare
+from zimage_studio.services.manager import PipelineManager
+from zimage_studio.services.watched import State, View, Watched
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,87 +38,40 @@ CREATE TABLE IF NOT EXISTS measurements (
 
 
 @dataclass(frozen=True, slots=True)
-class MeasureView:
-    """One moment of a measuring. `version` grows with every change.
+class MeasureView(View):
+    """One moment of a measuring.
 
-    `done` of `total` profiles are measured; the present one is `profile`, and `note` says what it does. `rows` are
-    those that are there. `bug` marks a failure that is not the person's to mend.
+    `done` of `total` profiles are measured; the present one is `profile`. `rows` are those that are there.
     """
 
-    version: int = 0
-    state: State = "waiting"
-    note: str = "note.waiting"
     profile: str = ""
     done: int = 0
     total: int = 1
     rows: tuple[MeasuredRow, ...] = ()
-    error: UserError | None = None
-    bug: str = ""
-
-    @property
-    def finished(self) -> bool:
-        """Whether nothing will change any more."""
-        return self.state in FINAL
 
 
-class MeasureJob:
-    """A measuring on its way. Runs to its end whether or not anybody watches."""
+class MeasureJob(Watched[MeasureView, tuple[MeasuredRow, ...]]):
+    """A measuring on its way."""
 
     def __init__(
         self, profiles: tuple[MemoryProfile, ...], request: GenerationRequest, model: str, session: str
     ) -> None:
-        self.id = secrets.token_hex(8)
+        super().__init__(MeasureView(total=len(profiles)), session)
         self.profiles = profiles
         self.request = request
         self.model = model
-        self.session = session
-        self._view = MeasureView(total=len(profiles))
-        self._changed = threading.Condition()
-        self._stop = threading.Event()
 
-    @property
-    def view(self) -> MeasureView:
-        """The present moment."""
-        return self._view
+    def outcome(self, view: MeasureView) -> tuple[MeasuredRow, ...]:
+        """The rows."""
+        return view.rows
 
-    @property
-    def stopping(self) -> bool:
-        """Whether a stop has been asked for."""
-        return self._stop.is_set()
-
-    def stop(self) -> None:
-        """Ask the measuring to end at its next step; the rows that are there stay. Idempotent."""
-        self._stop.set()
-
-    def wait_change(self, version: int, timeout_s: float) -> MeasureView:
-        """Block until the view is newer than `version`, at most `timeout_s`."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._view.version > version, timeout_s)
-            return self._view
-
-    def result(self, timeout_s: float | None = None) -> tuple[MeasuredRow, ...]:
-        """Wait for the end. Raises the job's UserError, Cancelled when it was stopped, TimeoutError."""
-        with self._changed:
-            if not self._changed.wait_for(lambda: self._view.finished, timeout_s):
-                raise TimeoutError(f"measuring {self.id} is still {self._view.state}")
-        if self._view.error is not None:
-            raise self._view.error
-        if self._view.state == "stopped":
-            raise Cancelled
-        if self._view.state == "failed":
-            raise RuntimeError(self._view.bug)
-        return self._view.rows
-
-    def update(self, **changes: object) -> None:
-        """Move on to the next view and wake the watchers."""
-        with self._changed:
-            self._view = replace(self._view, version=self._view.version + 1, **changes)  # type: ignore[arg-type]
-            self._changed.notify_all()
+    def end(self, state: State, **changes: object) -> None:
+        """Move on to the last view."""
+        super().end(state, profile="", **changes)
 
     def report(self, _done: float, _total: float, note: str, /, preview: Preview | None = None) -> None:
         """Take in one unit of progress. Raises Cancelled after a stop."""
-        if self._stop.is_set():
-            raise Cancelled
+        self.go_on()
         if note != self._view.note:
             self.update(note=note)
 
@@ -144,7 +95,7 @@ def start_measuring(job: MeasureJob, manager: PipelineManager, rows: "Measuremen
             if number + 1 < len(job.profiles):
                 goes_on(lambda: manager.submit(lambda: one(number + 1, reference_HWC)))
             else:
-                goes_on(lambda: job.update(state="done", note="note.done", profile=""))
+                goes_on(lambda: job.end("done"))
 
     manager.submit(exact)
 
@@ -153,20 +104,11 @@ def start_measuring(job: MeasureJob, manager: PipelineManager, rows: "Measuremen
 def _ended_by(job: MeasureJob) -> Iterator[Callable[[Callable[[], object]], None]]:
     """Run one part of `job`; what it hands over comes after it, unless it was stopped or failed."""
     after: list[Callable[[], object]] = []
-    try:
-        if job.stopping:
-            raise Cancelled
+    with job.ends_when_raised():
+        job.go_on()
         yield after.append
-        if job.stopping and not len(job.view.rows) == len(job.profiles):
-            raise Cancelled
-    except Cancelled:
-        job.update(state="stopped", note="note.stopped", profile="")
-    except UserError as error:
-        job.update(state="failed", error=bare(error), note="note.failed", profile="")
-    except Exception as error:
-        log.exception("measuring %s failed", job.id)
-        job.update(state="failed", bug=f"{type(error).__name__}: {error}", note="note.failed", profile="")
-    else:
+        if len(job.view.rows) < len(job.profiles):
+            job.go_on()
         for action in after:
             action()
 

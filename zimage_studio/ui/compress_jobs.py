@@ -126,5 +126,5 @@ def place_of(job: JobRecord) -> tuple[Step, str]:
     made = str(job.result.get("model", "")) or job.model
     if job.kind in ("prune", "recover"):
         return ("recover" if job.kind == "prune" else "judge"), made
-    steps: dict[str, Step] = {"plan": "plan", "evaluate": "judge", "sensitivity": "understand", "study": "judge"}
+    steps: dict[str, Step] = {"plan": "plan", "evaluate": "judge", "sensitivity": "understand"}
     return steps[job.kind], job.model
