@@ -16,6 +16,7 @@ from zimage_studio.core.engine import TorchEngine
 from zimage_studio.core.loading import load_pipeline
 from zimage_studio.core.model_files import inspect
 from zimage_studio.core.weight_headers import component_header
+from zimage_studio.core.whole_folder import sweep
 from zimage_studio.errors import Cancelled, ModelError, StorageError
 from zimage_studio.records.artifact import ModelArtifact
 from zimage_studio.records.memory import PRESETS, MemoryProfile
@@ -184,7 +185,7 @@ def test_what_a_crash_left_is_swept_and_what_runs_is_left_alone(root):
     root.mkdir()
     for pid in (os.getpid(), 2**22 + 1):
         (root / f".{SHA}.{pid}-0011aabb.partial").mkdir()
-    compact.sweep(root)
+    sweep(root)
     assert [path.name.split(".")[2].split("-")[0] for path in root.iterdir()] == [str(os.getpid())]
 
 

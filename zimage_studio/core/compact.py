@@ -5,24 +5,20 @@ under the hash of the model it was made from, so that another version never take
 is not touched. Both round the same way: what is loaded from the copy is what is loaded from the model, bit for bit.
 """
 
-import hashlib
 import json
 import logging
-import os
-import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from zimage_studio.core.fingerprint import MANIFEST, HashCache, fingerprint
-from zimage_studio.core.memory.host import exists
 from zimage_studio.core.weight_headers import (
     WEIGHT_STEMS,
     Reading,
@@ -33,6 +29,7 @@ from zimage_studio.core.weight_headers import (
     short,
     weight_files,
 )
+from zimage_studio.core.whole_folder import HashingFile, beside, remember, write_file
 from zimage_studio.errors import ModelError, StorageError
 from zimage_studio.records.artifact import ModelArtifact
 from zimage_studio.records.progress import Progress
@@ -43,9 +40,6 @@ SCHEMA = 1
 PRECISION = "bfloat16"
 WIDE: Mapping[str, int] = {"F32": 2, "F64": 4}
 """What is rounded, and how many times smaller it gets."""
-RESERVE_BYTES = 512 * 2**20
-MB = 10**6
-UNFINISHED = ".partial"
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,20 +94,14 @@ def write(source: Path, root: Path, sha256: str, *, progress: Progress) -> Compa
         return found
     names = wide_components(source)
     total = sum(_bytes(_narrow(component_header(source, name))) for name in names)
-    with _storing(root):
-        root.mkdir(parents=True, exist_ok=True)
-        sweep(root)
-        _require_room(root, total)
-    beside = root / f".{sha256}.{os.getpid()}-{secrets.token_hex(4)}{UNFINISHED}"
-    try:
-        with _storing(root):
-            hashes = _write_components(source, beside, names, _Counter(progress, total))
-            _write_file(beside / MANIFEST, _manifest(sha256, hashes))
-            _appear(beside, root / sha256)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
-    _remember(root, root / sha256, hashes)
-    return Compact(root / sha256, names, total)
+    final = root / sha256
+    with beside(final, total) as folder:
+        hashes = _write_components(source, folder, names, _Counter(progress, total))
+        write_file(folder / MANIFEST, _manifest(sha256, hashes))
+        if final.exists():  # a copy that is not whole makes room
+            shutil.rmtree(final)
+    remember(final, hashes, HashCache(root / "hashes.json"))
+    return Compact(final, names, total)
 
 
 def for_loading(artifact: ModelArtifact, root: Path, progress: Progress) -> Path | None:
@@ -132,28 +120,6 @@ def for_loading(artifact: ModelArtifact, root: Path, progress: Progress) -> Path
     return None if found is None else found.folder
 
 
-def sweep(root: Path) -> None:
-    """Remove what a crash left half-written; what a process that still runs is writing stays."""
-    for path in root.glob(f".*{UNFINISHED}"):
-        pid = path.name.removesuffix(UNFINISHED).rpartition(".")[2].partition("-")[0]
-        if not pid.isdecimal() or not exists(int(pid)):
-            shutil.rmtree(path, ignore_errors=True)
-
-
-def _require_room(root: Path, total: int) -> None:
-    need, free = total + RESERVE_BYTES, shutil.disk_usage(root).free
-    if free < need:
-        raise StorageError("disk_full", folder=root, free_mb=free // MB, need_mb=-(-need // MB))
-
-
-@contextmanager
-def _storing(root: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise StorageError("cannot_write", folder=root, why=error.strerror or error) from error
-
-
 class _Counter:
     """Bytes written so far, out of all."""
 
@@ -169,19 +135,19 @@ class _Counter:
 # --- writing --------------------------------------------------------------------------------------------------------
 
 
-def _write_components(source: Path, beside: Path, names: tuple[str, ...], counter: _Counter) -> dict[str, str]:
+def _write_components(source: Path, target: Path, names: tuple[str, ...], counter: _Counter) -> dict[str, str]:
     """sha256 by relative name of every file written."""
     hashes: dict[str, str] = {}
     for component in names:
-        (beside / component).mkdir(parents=True)
+        (target / component).mkdir()
         for file in weight_files(source / component, WEIGHT_STEMS[component]):
-            hashes[f"{component}/{file.name}"] = _write_shard(file, beside / component / file.name, counter.add)
+            hashes[f"{component}/{file.name}"] = _write_shard(file, target / component / file.name, counter.add)
         for file in sorted((source / component).glob("*.json")):
             with Reading(file):
                 content = file.read_bytes()
             if file.name.endswith(".index.json"):
-                content = _index(file, sum(_bytes(read_safetensors_header(p)) for p in _shards(beside / component)))
-            hashes[f"{component}/{file.name}"] = _write_file(beside / component / file.name, content)
+                content = _index(file, sum(_bytes(read_safetensors_header(p)) for p in _shards(target / component)))
+            hashes[f"{component}/{file.name}"] = write_file(target / component / file.name, content)
     return hashes
 
 
@@ -199,13 +165,13 @@ def _write_shard(source: Path, target: Path, count: Callable[[int], None]) -> st
     narrow = _narrow(read_safetensors_header(source))
     # the widest numbers first, so that each begins at a multiple of its own size
     order = sorted(narrow, key=lambda name: (-narrow[name].bytes // max(1, narrow[name].parameters), name))
-    with _opened(source) as opened, _Hashing(target) as file:
-        file.write(_safetensors_header(narrow, order))
+    with _opened(source) as opened, HashingFile(target) as file:
+        file.put(_safetensors_header(narrow, order))
         for name in order:
             tensor = opened.get_tensor(name)
             if narrow[name].dtype == "BF16":
                 tensor = tensor.to(torch.bfloat16)
-            file.write(_raw(tensor))
+            file.put(_raw(tensor))
             count(narrow[name].bytes)
     return file.sha256
 
@@ -250,74 +216,9 @@ def _opened(path: Path) -> Iterator[Any]:
         yield tensors
 
 
-class _Hashing:
-    """A new file that knows its sha256 and is on the disk when it is closed."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._digest = hashlib.sha256()
-        self._file: IO[bytes] | None = None
-
-    def __enter__(self) -> "_Hashing":
-        self._file = self._path.open("xb")
-        return self
-
-    def write(self, content: bytes | memoryview) -> None:
-        if self._file is None:
-            raise ValueError(f"{self._path.name} is not open")
-        self._file.write(content)
-        self._digest.update(content)
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if self._file is None:
-            return
-        with self._file as file:
-            if kind is None:
-                file.flush()
-                os.fsync(file.fileno())
-
-    @property
-    def sha256(self) -> str:
-        return self._digest.hexdigest()
-
-
-def _write_file(path: Path, content: bytes) -> str:
-    with _Hashing(path) as file:
-        file.write(content)
-    return file.sha256
-
-
 def _manifest(sha256: str, hashes: Mapping[str, str]) -> bytes:
     return _json({"schema": SCHEMA, "of": sha256, "precision": PRECISION, "files": dict(hashes)})
 
 
 def _json(data: Mapping[str, Any]) -> bytes:
     return (json.dumps(data, ensure_ascii=False, indent=1) + "\n").encode()
-
-
-def _appear(beside: Path, final: Path) -> None:
-    """One rename; a copy that was not whole makes room first."""
-    for folder in (*(p for p in beside.iterdir() if p.is_dir()), beside):
-        _flush_folder(folder)
-    if final.exists():
-        shutil.rmtree(final)
-    beside.rename(final)
-    _flush_folder(final.parent)
-
-
-def _flush_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _remember(root: Path, folder: Path, hashes: Mapping[str, str]) -> None:
-    """Spare the first loading the hashing of what was hashed while writing."""
-    cache = HashCache(root / "hashes.json")
-    entries = cache.load()
-    for name, sha256 in hashes.items():
-        stat = (folder / name).stat()
-        entries[str((folder / name).resolve())] = [stat.st_size, stat.st_mtime_ns, sha256]
-    cache.save(entries)

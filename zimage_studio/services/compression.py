@@ -15,6 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from zimage_studio.core.pruning.planning import edited
 from zimage_studio.core.pruning.scores import Scores
 from zimage_studio.core.pruning.shape import transformer_shape
+from zimage_studio.core.whole_folder import sweep
 from zimage_studio.errors import InvalidInputError, ModelError, UserError
 from zimage_studio.messages import Lang, say
 from zimage_studio.records.artifact import ModelArtifact
@@ -28,7 +29,6 @@ from zimage_studio.records.request import parse_batch
 from zimage_studio.records.sensitivity import SensitivityMap, parse_knock
 from zimage_studio.records.sensitivity_request import SensitivityRequest
 from zimage_studio.services.family import FamilyMember, card_of, family_of, report_place
-from zimage_studio.services.files import sweep_partial_folders
 from zimage_studio.services.jobs import JobService
 from zimage_studio.services.knockouts import KnockOutJob, start_knock_out
 from zimage_studio.services.manager import PipelineManager
@@ -69,7 +69,7 @@ class CompressionService:
         self._manager = manager
         self._memory = memory
         self._plans = PlanStore(data / "plans")
-        sweep_partial_folders(data / "models")
+        sweep(data / "models")
 
     # --- jobs
 

@@ -3,9 +3,11 @@
 import os
 import re
 import secrets
-import shutil
 import time
 from pathlib import Path
+
+from zimage_studio.core.memory.host import exists
+from zimage_studio.core.whole_folder import flush
 
 
 def replace_durably(path: Path, content: bytes) -> None:
@@ -23,15 +25,10 @@ def replace_durably(path: Path, content: bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    flush(path.parent)
 
 
 OLD_S = 3600.0
-_PARTIAL = re.compile(r"\..+\.(\d{1,9})-[0-9a-f]{8}\.partial")
 _TEMPORARY = re.compile(r"\..+\.(\d+)-[0-9a-f]{8}\.tmp")
 
 
@@ -50,32 +47,8 @@ def sweep_temporaries(folder: Path) -> int:
     return removed
 
 
-def sweep_partial_folders(folder: Path) -> int:
-    """Remove the models that a crash left half-written in `folder`; returns how many went.
-
-    Their names end in the number of the process that wrote them: one that still runs keeps its own.
-    """
-    removed = 0
-    for path in folder.glob(".*.partial"):
-        match = _PARTIAL.fullmatch(path.name)
-        if match is not None and path.is_dir() and not _runs(int(match[1])):
-            shutil.rmtree(path, ignore_errors=True)
-            removed += 1
-    return removed
-
-
-def _runs(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass  # somebody else's process runs
-    return True
-
-
 def _is_stale(path: Path, pid: int) -> bool:
-    if pid == os.getpid() or not _runs(pid):
+    if pid == os.getpid() or not exists(pid):
         return True  # with our number: of an earlier process
     try:
         return time.time() - path.stat().st_mtime > OLD_S

@@ -2,30 +2,26 @@
 
 import json
 import os
-import secrets
 import shutil
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from zimage_studio.core.compact import sweep
 from zimage_studio.core.fingerprint import MANIFEST, HashCache, fingerprint
 from zimage_studio.core.memory.host import resident
 from zimage_studio.core.model_files import DEFAULTS, Facts, inspect_folder
 from zimage_studio.core.pruned_transformer import STOCK, config_for
-from zimage_studio.core.pruning.streaming import SHARD_BYTES, Move, moves, write_file, write_tensors
+from zimage_studio.core.pruning.streaming import SHARD_BYTES, Move, moves, write_tensors
 from zimage_studio.core.weight_headers import Reading, read_json
-from zimage_studio.errors import InvalidInputError, ModelError, StorageError
+from zimage_studio.core.whole_folder import beside, flush, remember, storing, write_file
+from zimage_studio.errors import InvalidInputError, ModelError
 from zimage_studio.records.compress import artifact_name
 from zimage_studio.records.plan import PLAN, PrunePlan
 from zimage_studio.records.progress import Progress
 
 SCHEMA = 1
-RESERVE_BYTES = 512 * 2**20
-MB = 10**6
 INDEX = "model_index.json"
 CONFIG = "transformer/config.json"
 PACKAGE = "zimage_studio"
@@ -63,23 +59,19 @@ def write_pruned(
     facts = inspect_folder(source)
     todo = moves(source, plan)
     _require_parent(plan, facts, cache, progress)
-    beside = out.parent / f".{name}.{os.getpid()}-{secrets.token_hex(4)}.partial"
     lent = {name: path for name, path in facts.files.items() if not name.startswith("transformer/") and name != INDEX}
     lent |= {DEFAULTS: source / DEFAULTS} if (source / DEFAULTS).is_file() else {}
     meter = _Meter(progress, sum(move.bytes for move in todo))
-    try:
-        with _storing(out.parent):
-            out.parent.mkdir(parents=True, exist_ok=True)
-            sweep(out.parent)
-            _require_room(out.parent, lent, meter.total)
-            hashes = _write_parts(facts, beside, plan, todo, lent, meter, shard_bytes)
-            hashes |= _known_hashes(lent, cache)
-            write_file(beside / MANIFEST, _manifest(plan, hashes))
-            _require_foretold(beside, plan)
-            _appear(beside, out)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
-    _remember(out, hashes, cache)
+    with storing(out.parent):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        need = _need(out.parent, lent, meter.total)
+    with beside(out, need) as folder:
+        hashes = _write_parts(facts, folder, plan, todo, lent, meter, shard_bytes)
+        hashes |= _known_hashes(lent, cache)
+        write_file(folder / MANIFEST, _manifest(plan, hashes))
+        _require_foretold(folder, plan)
+    if cache is not None:
+        remember(out, hashes, cache)
     return Made(out, plan.parameters_after, plan.bytes_after, meter.peak, time.monotonic() - begun)
 
 
@@ -93,13 +85,10 @@ def _require_parent(plan: PrunePlan, facts: Facts, cache: HashCache | None, prog
         )  # fmt: skip
 
 
-def _require_room(folder: Path, lent: Mapping[str, Path], written: int) -> None:
-    """Room for what is written, and for what cannot be linked because it lies on another disk."""
+def _need(folder: Path, lent: Mapping[str, Path], written: int) -> int:
+    """Bytes that are written, and of what cannot be linked because it lies on another disk."""
     here = folder.stat().st_dev
-    copied = sum(stat.st_size for path in lent.values() if (stat := path.stat()).st_dev != here)
-    need, free = written + copied + RESERVE_BYTES, shutil.disk_usage(folder).free
-    if free < need:
-        raise StorageError("disk_full", folder=folder, free_mb=free // MB, need_mb=-(-need // MB))
+    return written + sum(stat.st_size for path in lent.values() if (stat := path.stat()).st_dev != here)
 
 
 def _require_foretold(folder: Path, plan: PrunePlan) -> None:
@@ -107,14 +96,6 @@ def _require_foretold(folder: Path, plan: PrunePlan) -> None:
     facts = inspect_folder(folder)
     if (facts.parameters, facts.bytes) != (plan.parameters_after, plan.bytes_after):
         raise ModelError("plan_other_shape", what="parameters", found=facts.parameters, expected=plan.parameters_after)
-
-
-@contextmanager
-def _storing(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise StorageError("cannot_write", folder=folder, why=error.strerror or error) from error
 
 
 class _Meter:
@@ -137,22 +118,22 @@ class _Meter:
 
 
 def _write_parts(
-    facts: Facts, beside: Path, plan: PrunePlan, todo: list[Move], lent: Mapping[str, Path], meter: _Meter,
+    facts: Facts, folder: Path, plan: PrunePlan, todo: list[Move], lent: Mapping[str, Path], meter: _Meter,
     shard_bytes: int,
 ) -> dict[str, str]:  # fmt: skip
     """Everything but the manifest; sha256 by relative name of what was written anew."""
-    (beside / "transformer").mkdir(parents=True)
+    (folder / "transformer").mkdir()
     config = config_for(plan.after, read_json(facts.root / CONFIG))
     index = read_json(facts.root / INDEX)
     index["transformer"] = ["diffusers" if config["_class_name"] == STOCK else PACKAGE, config["_class_name"]]
     for name, path in lent.items():
-        _lend(path, beside / name)
+        _lend(path, folder / name)
     hashes = {
-        INDEX: write_file(beside / INDEX, _json(index)),
-        CONFIG: write_file(beside / CONFIG, _json(config)),
-        PLAN: write_file(beside / PLAN, plan.to_json().encode()),
+        INDEX: write_file(folder / INDEX, _json(index)),
+        CONFIG: write_file(folder / CONFIG, _json(config)),
+        PLAN: write_file(folder / PLAN, plan.to_json().encode()),
     }
-    written = write_tensors(todo, beside / "transformer", meter.add, shard_bytes=shard_bytes)
+    written = write_tensors(todo, folder / "transformer", meter.add, shard_bytes=shard_bytes)
     return hashes | {f"transformer/{name}": sha256 for name, sha256 in written.items()}
 
 
@@ -165,7 +146,7 @@ def _lend(source: Path, target: Path) -> None:
     except OSError:  # another disk, or one that has no links
         with Reading(source):
             shutil.copyfile(source, target)
-        _flush(target)
+        flush(target)
 
 
 def _known_hashes(lent: Mapping[str, Path], cache: HashCache | None) -> dict[str, str]:
@@ -173,17 +154,6 @@ def _known_hashes(lent: Mapping[str, Path], cache: HashCache | None) -> dict[str
     entries = cache.load() if cache else {}
     found = {name: entries.get(str(path.resolve())) for name, path in lent.items()}
     return {name: str(entry[2]) for name, entry in found.items() if entry is not None}
-
-
-def _remember(out: Path, hashes: Mapping[str, str], cache: HashCache | None) -> None:
-    """Spare the first look at the child the hashing of what was hashed while it was written."""
-    if cache is None:
-        return
-    entries = cache.load()
-    for name, sha256 in hashes.items():
-        stat = (out / name).stat()
-        entries[str((out / name).resolve())] = [stat.st_size, stat.st_mtime_ns, sha256]
-    cache.save(entries)
 
 
 def _manifest(plan: PrunePlan, hashes: Mapping[str, str]) -> bytes:
@@ -200,21 +170,3 @@ def _manifest(plan: PrunePlan, hashes: Mapping[str, str]) -> bytes:
 
 def _json(data: Mapping[str, Any]) -> bytes:
     return (json.dumps(data, ensure_ascii=False, indent=2) + "\n").encode()
-
-
-def _appear(beside: Path, out: Path) -> None:
-    """One rename, after everything is on the disk. Raises InvalidInputError when the name was taken meanwhile."""
-    for folder in (*(path for path in beside.iterdir() if path.is_dir()), beside):
-        _flush(folder)
-    if out.exists():
-        raise InvalidInputError("name_taken", field="name", value=out.name)
-    beside.rename(out)
-    _flush(out.parent)
-
-
-def _flush(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

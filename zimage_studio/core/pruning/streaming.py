@@ -3,12 +3,10 @@
 The header is written first: a plan foretells every shape. One thread hashes and writes while the other reads and cuts.
 """
 
-import hashlib
 import json
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -19,6 +17,7 @@ from numpy.typing import NDArray
 from zimage_studio.core.pruning.mapping import TensorMap, require_parent, tensor_maps
 from zimage_studio.core.pruning.raw_tensors import TensorPlace, tensor_places
 from zimage_studio.core.weight_headers import WEIGHT_STEMS, Reading, Shape, short
+from zimage_studio.core.whole_folder import HashingFile, write_file
 from zimage_studio.errors import ModelError
 from zimage_studio.records.plan import PrunePlan
 
@@ -180,58 +179,3 @@ def _cut(raw: Raw, move: Move, kept: NDArray[np.int64] | None) -> Raw:
     mask = np.zeros(numbers.shape[1], dtype=bool)
     mask[columns] = True
     return numbers.compress(mask, axis=1)  # more than twice as quick as taking by index
-
-
-# --- writing --------------------------------------------------------------------------------------------------------
-
-
-class HashingFile:
-    """A new file that knows its sha256 and is on the disk when it is closed.
-
-    A thread of its own hashes and writes one piece while the next is made: what was put may be changed from the second
-    next `put` on. Raises what writing raised at a later `put` or at the end.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._digest = hashlib.sha256()
-        self._pending: Future[None] | None = None
-
-    def __enter__(self) -> "HashingFile":
-        self._file = self._path.open("xb", buffering=0)
-        self._thread = ThreadPoolExecutor(1, "write-pruned")
-        return self
-
-    def put(self, content: memoryview) -> None:
-        """Write `content` after what was put before."""
-        self._wait()
-        self._pending = self._thread.submit(self._write, content)
-
-    def _write(self, content: memoryview) -> None:
-        self._digest.update(content)
-        done = 0
-        while done < len(content):
-            done += self._file.write(content[done:])
-
-    def _wait(self) -> None:
-        if self._pending is not None:
-            pending, self._pending = self._pending, None
-            pending.result()
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        with self._file as file, self._thread:
-            if kind is None:
-                self._wait()
-                os.fsync(file.fileno())
-
-    @property
-    def sha256(self) -> str:
-        """Of all that was written."""
-        return self._digest.hexdigest()
-
-
-def write_file(path: Path, content: bytes) -> str:
-    """A small file, flushed to the disk; returns its sha256."""
-    with HashingFile(path) as file:
-        file.put(memoryview(content))
-    return file.sha256

@@ -2,11 +2,8 @@
 
 import hashlib
 import json
-import os
-import secrets
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +11,18 @@ import torch
 from diffusers import ZImageTransformer2DModel
 from huggingface_hub import split_torch_state_dict_into_shards
 
-from zimage_studio.core.compact import sweep
 from zimage_studio.core.fingerprint import MANIFEST
 from zimage_studio.core.model_files import Facts, inspect_folder
 from zimage_studio.core.recovery import lora
-from zimage_studio.core.recovery.store import flush, write_tensors, write_text
+from zimage_studio.core.recovery.store import write_tensors, write_text
 from zimage_studio.core.weight_headers import component_header, read_json
-from zimage_studio.errors import StorageError
+from zimage_studio.core.whole_folder import beside, flush
 
 SCHEMA = 1
 RECOVERY = "recovery.json"
 LORA_FOLDER = "lora"
 WEIGHTS = "diffusion_pytorch_model{suffix}.safetensors"
 SHARD_SIZE = "5GB"
-UNFINISHED = ".partial"
-RESERVE_BYTES = 256 * 2**20
-MB = 10**6
 DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 
 
@@ -48,49 +41,26 @@ def write_folder(
     used up: an adapter is merged. Raises StorageError.
     """
     facts = inspect_folder(student)
-    beside = out.parent / f".{out.name}.{os.getpid()}-{secrets.token_hex(4)}{UNFINISHED}"
-    with _storing(out.parent):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        sweep(out.parent)
-        require_room(out.parent, sum(size.bytes for size in facts.components.values()))
-        try:
-            _copy_rest(student, facts, beside)
-            if getattr(transformer, "_hf_peft_config_loaded", False):
-                lora.save(transformer, beside / LORA_FOLDER)
-                lora.merge(transformer)
-            _write_transformer(transformer, student, beside / "transformer")
-            run = {"schema": SCHEMA, "parent": parent, **facts_of_run, "before": _before(student)}
-            write_text(beside / RECOVERY, json.dumps(run, ensure_ascii=False, indent=1) + "\n")
-            _write_manifest(beside, parent, parent_name)
-            _appear(beside, out)
-        finally:
-            shutil.rmtree(beside, ignore_errors=True)
+    with beside(out, sum(size.bytes for size in facts.components.values())) as folder:
+        _copy_rest(student, facts, folder)
+        if getattr(transformer, "_hf_peft_config_loaded", False):
+            lora.save(transformer, folder / LORA_FOLDER)
+            lora.merge(transformer)
+        _write_transformer(transformer, student, folder / "transformer")
+        run = {"schema": SCHEMA, "parent": parent, **facts_of_run, "before": _before(student)}
+        write_text(folder / RECOVERY, json.dumps(run, ensure_ascii=False, indent=1) + "\n")
+        _write_manifest(folder, parent, parent_name)
+        for path in folder.rglob("*"):
+            flush(path)
 
 
-def require_room(folder: Path, need: int) -> None:
-    """Raises StorageError naming what is needed and what is free."""
-    free = shutil.disk_usage(folder).free
-    if free < need + RESERVE_BYTES:
-        need_mb = -(-(need + RESERVE_BYTES) // MB)
-        raise StorageError("disk_full", folder=folder, free_mb=free // MB, need_mb=need_mb)
-
-
-@contextmanager
-def _storing(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise StorageError("cannot_write", folder=folder, why=error.strerror or error) from error
-
-
-def _copy_rest(student: Path, facts: Facts, beside: Path) -> None:
+def _copy_rest(student: Path, facts: Facts, folder: Path) -> None:
     """All but the transformer; of the files that lie loose: plan, defaults and the like."""
     files = {name: path for name, path in facts.files.items() if not name.startswith("transformer/")}
     files |= {path.name: path for path in student.glob("*.json") if path.name not in (MANIFEST, RECOVERY)}
     for name, path in files.items():
-        (beside / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, beside / name)
-        flush(beside / name)
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, folder / name)
 
 
 def _write_transformer(transformer: ZImageTransformer2DModel, student: Path, folder: Path) -> None:
@@ -116,21 +86,13 @@ def _before(student: Path) -> list[Any]:
     return [*run.pop("before", []), run]
 
 
-def _write_manifest(beside: Path, parent: str, name: str) -> None:
-    hashes = {file: file_sha256(path) for file, path in sorted(inspect_folder(beside).files.items())}
+def _write_manifest(folder: Path, parent: str, name: str) -> None:
+    hashes = {file: file_sha256(path) for file, path in sorted(inspect_folder(folder).files.items())}
     made = {"schema": SCHEMA, "made_by": "recover", "parent": parent, "parent_name": name, "files": hashes}
-    write_text(beside / MANIFEST, json.dumps(made, ensure_ascii=False, indent=2) + "\n")
+    write_text(folder / MANIFEST, json.dumps(made, ensure_ascii=False, indent=2) + "\n")
 
 
 def file_sha256(path: Path) -> str:
     """The hash of a file, read piece by piece."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _appear(beside: Path, out: Path) -> None:
-    for path in beside.rglob("*"):
-        flush(path)
-    flush(beside)
-    beside.rename(out)
-    flush(out.parent)

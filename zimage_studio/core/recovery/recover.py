@@ -19,7 +19,7 @@ from zimage_studio.core.fingerprint import fingerprint
 from zimage_studio.core.loading import component_dtypes, load_component
 from zimage_studio.core.model_files import inspect_folder
 from zimage_studio.core.recovery import lora, sparsity
-from zimage_studio.core.recovery.folder import RECOVERY, require_room, write_folder
+from zimage_studio.core.recovery.folder import RECOVERY, write_folder
 from zimage_studio.core.recovery.log import Log, OnLog
 from zimage_studio.core.recovery.optimisers import require_available
 from zimage_studio.core.recovery.preparation import Prepared, number_from, prepare
@@ -28,6 +28,7 @@ from zimage_studio.core.recovery.store import write_text
 from zimage_studio.core.recovery.training import Phase, Training
 from zimage_studio.core.recovery.world import World
 from zimage_studio.core.weight_headers import read_json
+from zimage_studio.core.whole_folder import require_room
 from zimage_studio.errors import InvalidInputError
 from zimage_studio.records.plan import PrunePlan
 from zimage_studio.records.progress import Preview, Progress, silent

@@ -8,8 +8,8 @@ from diffusers import AutoencoderKL
 from PIL import Image
 
 from zimage_studio.core.recovery.preparation import WORDLESS, Prepared, generator_from
-from zimage_studio.core.recovery.store import flush
 from zimage_studio.core.recovery.trajectories import Predict, follow
+from zimage_studio.core.whole_folder import flush
 
 
 class Samples:

@@ -1,6 +1,5 @@
 """Tensors by number, in safetensors files of a few each: written once, read piece by piece from a mapping."""
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,8 @@ from typing import Any
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+
+from zimage_studio.core.whole_folder import flush
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
@@ -38,15 +39,6 @@ def write_text(path: Path, content: str) -> None:
         flush(path.parent)
     finally:
         beside.unlink(missing_ok=True)
-
-
-def flush(path: Path) -> None:
-    """Wait until a file or the entries of a folder are on the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 class TensorStore:
