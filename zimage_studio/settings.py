@@ -13,6 +13,7 @@ import platformdirs
 
 from zimage_studio.errors import InvalidInputError
 from zimage_studio.messages import LANGS, Lang
+from zimage_studio.records.checks import refuse_unknown
 
 CONFIG_NAME = "settings.toml"
 PREFIX = "ZIMAGE_"
@@ -93,11 +94,11 @@ def load_settings(options: Mapping[str, object], environ: Mapping[str, str] = os
     """
     given = {name: value for name, value in options.items() if value is not None}
     known = {item.name: item for item in dataclasses.fields(Settings)}
-    _refuse_unknown(given, known)
+    refuse_unknown(given, known)
     from_env = {name: environ[PREFIX + name.upper()] for name in known if environ.get(PREFIX + name.upper())}
     data = _cast(known["data"], given.get("data", from_env.get("data", default_data())))
     from_file = _read_config(data / CONFIG_NAME)
-    _refuse_unknown(from_file, known)
+    refuse_unknown(from_file, known)
     merged = {**from_file, **from_env, **given, "data": data}
     return Settings(**{name: _cast(known[name], value) for name, value in merged.items()})
 
@@ -119,12 +120,6 @@ def _shown_default(item: "dataclasses.Field[Any]") -> str:
     if item.default in ((), None):
         return "none"
     return f"`{str(item.default).lower() if isinstance(item.default, bool) else item.default}`"
-
-
-def _refuse_unknown(values: Mapping[str, object], known: Mapping[str, object]) -> None:
-    for name in values:
-        if name not in known:
-            raise InvalidInputError("unknown_field", field=name, known=", ".join(known))
 
 
 def _read_config(path: Path) -> dict[str, object]:

@@ -58,7 +58,7 @@ def test_what_is_not_said_comes_from_the_model():
         ("shift", 1e9, ["shift", "20"]),
         ("count", 10**6, ["number of images", "1000000", "64"]),
         ("count", 0, ["number of images", "0", "1"]),
-        ("colour", "red", ["colour", "Known fields"]),
+        ("colour", "red", ["colour", "known fields"]),
     ],
 )
 def test_a_refusal_names_field_value_and_bound(field, value, words):

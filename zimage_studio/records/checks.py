@@ -6,9 +6,13 @@ guessed: `"8"` is accepted as 8 (command lines and forms send text), `8.5`, `Tru
 
 import math
 import re
+from collections.abc import Iterable
+from difflib import get_close_matches
 
 from zimage_studio.errors import InvalidInputError
 
+FEW, NEAREST = 8, 4
+"""So many known fields are all named in a refusal; of more only those that are written most alike."""
 _WHOLE = re.compile(r"[+-]?\d{1,30}")
 
 
@@ -57,6 +61,19 @@ def flag(field: str, value: object) -> bool:
     if not isinstance(value, bool):
         raise InvalidInputError("bad_flag", field=field, value=_name(value))
     return value
+
+
+def refuse_unknown(given: Iterable[str], known: Iterable[str]) -> None:
+    """Raises InvalidInputError when a name of `given` is not `known`, with the names that were perhaps meant."""
+    names = list(known)
+    unknown = set(given) - set(names)
+    if not unknown:
+        return
+    field = min(unknown)
+    if len(names) <= FEW:
+        raise InvalidInputError("unknown_field", field=field, known=", ".join(names))
+    near = ", ".join(get_close_matches(field, names, NEAREST, cutoff=0.0))
+    raise InvalidInputError("unknown_field_of_many", field=field, known=near, count=len(names))
 
 
 def _as_int(value: object) -> int | None:

@@ -1,12 +1,13 @@
 """What a person asks of a cut: which kinds, by which criterion, down to where. Refused here when it cannot be meant."""
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from zimage_studio.errors import InvalidInputError
-from zimage_studio.records.checks import flag, real, text, whole
+from zimage_studio.records.checks import flag, refuse_unknown, text, whole
 from zimage_studio.records.plan import CRITERIA, KINDS, Criterion, Kind, TargetName
 from zimage_studio.records.request import MAX_SEED
 
@@ -16,8 +17,12 @@ ALLOCATIONS: tuple[Allocation, ...] = ("auto", "even", "ranked")
 TARGETS: tuple[TargetName, ...] = ("ratio", "gigabytes", "speedup")
 JUDGE_DIM: tuple[Criterion, ...] = ("random", "l1", "group_l2", "activation")
 """Criteria that score the channels of the residual stream."""
-MAX_GIGABYTES = 1000.0
-MAX_SPEEDUP = 1000.0
+BOUNDS: dict[TargetName, tuple[float, float]] = {
+    "ratio": (0.0, 1.0),
+    "gigabytes": (0.0, 1000.0),
+    "speedup": (1.0, 1000.0),
+}
+"""A target lies between these two; neither is one itself."""
 MAX_PROMPTS = 256
 MAX_MODEL_CHARS = 4096
 MAX_NOTE_CHARS = 500
@@ -59,12 +64,8 @@ class PruneRequest:
         require_suited(self.criterion, self.kinds)
         if sum(getattr(self, name) is not None for name in TARGETS) != 1:
             raise InvalidInputError("one_target", field="target", known=", ".join(TARGETS))
-        if self.ratio is not None:
-            _between("ratio", self.ratio, 0.0, 1.0)
-        if self.gigabytes is not None:
-            _between("gigabytes", self.gigabytes, 0.0, MAX_GIGABYTES)
-        if self.speedup is not None:
-            _between("speedup", self.speedup, 1.0, MAX_SPEEDUP)
+        for name, value in self.target.items():
+            _require_between(name, value)
 
     @property
     def target(self) -> dict[TargetName, float]:
@@ -77,11 +78,9 @@ def parse_prune(values: Mapping[str, object]) -> PruneRequest:
 
     Raises InvalidInputError naming the field, also for one that is not known.
     """
-    known = set(PruneRequest.__dataclass_fields__)
-    if unknown := values.keys() - known:
-        raise InvalidInputError("unknown_field", field=min(unknown), known=", ".join(sorted(known)))
+    refuse_unknown(values, PruneRequest.__dataclass_fields__)
     given = {name: value for name, value in values.items() if value is not None and value != ""}
-    numbers = {name: real(name, given[name], 0.0, 1000.0) for name in TARGETS if name in given}
+    numbers = {name: _amount(name, given[name]) for name in TARGETS if name in given}
     return PruneRequest(
         model=text("model", given.get("model"), MAX_MODEL_CHARS),
         kinds=_kinds(given.get("kinds")),
@@ -133,7 +132,19 @@ def _one_of(field: str, value: object, known: Sequence[str]) -> str:
     return str(value)
 
 
-def _between(field: str, value: float, low: float, high: float) -> None:
-    """Strictly between the bounds; NaN is not."""
-    if not low < value < high:
-        raise InvalidInputError("not_between", field=field, value=f"{value:g}", low=f"{low:g}", high=f"{high:g}")
+def _amount(name: TargetName, value: object) -> float:
+    """A target as a number; what is none is refused with the same bounds as a number outside them."""
+    try:
+        number = float(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else math.nan
+    except (ValueError, OverflowError):
+        number = math.nan
+    _require_between(name, number, value)
+    return number
+
+
+def _require_between(name: TargetName, number: float, said: object = None) -> None:
+    """Strictly between the bounds; NaN is not. `said` is what a person wrote."""
+    low, high = BOUNDS[name]
+    if not low < number < high:
+        shown = f"{number:g}" if said is None or not math.isnan(number) else str(said)[:80]
+        raise InvalidInputError(f"not_between_{name}", field=name, value=shown, low=f"{low:g}", high=f"{high:g}")

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal, Self, get_args
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from zimage_studio.errors import InvalidInputError
-from zimage_studio.records.checks import flag, text, whole
+from zimage_studio.records.checks import flag, refuse_unknown, text, whole
 from zimage_studio.records.request import STRICT
 from zimage_studio.records.strict_json import loads_strict
 
@@ -133,9 +133,7 @@ def parse_profile(values: Mapping[str, object], base: MemoryProfile | None = Non
     What a recipe notes beside the switches (NOTED) is passed over.
     """
     start = EXACT if base is None else base
-    known = [f.name for f in fields(MemoryProfile)]
-    if unknown := values.keys() - set(known) - NOTED:
-        raise InvalidInputError("unknown_field", field=min(unknown), known=", ".join(known))
+    refuse_unknown(values.keys() - NOTED, (f.name for f in fields(MemoryProfile)))
     given = {name: value for name, value in values.items() if value is not None and name not in NOTED}
     return replace(start, **given)  # type: ignore[arg-type]
 

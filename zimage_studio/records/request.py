@@ -9,7 +9,7 @@ from typing import ClassVar
 from pydantic import ConfigDict
 
 from zimage_studio.errors import InvalidInputError
-from zimage_studio.records.checks import real, text, whole
+from zimage_studio.records.checks import real, refuse_unknown, text, whole
 
 STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 """How records are read back from JSON: unknown keys and other types are refused."""
@@ -213,9 +213,7 @@ def parse_batch(values: Mapping[str, object], defaults: ModelDefaults) -> Batch:
     random one, which is drawn here, so that every later step sees the resolved seed. `variation_strength` above 0
     adds a variation with `variation_seed` (drawn when empty) to those in `variations`.
     """
-    known = {"prompt", "seed", "count", *_OPTIONAL, *_VARIATION}
-    if unknown := values.keys() - known:
-        raise InvalidInputError("unknown_field", field=sorted(unknown)[0], known=", ".join(sorted(known)))
+    refuse_unknown(values, ("prompt", "seed", "count", *_OPTIONAL, *_VARIATION))
     given = {name: values[name] for name in _OPTIONAL if values.get(name) is not None}
     base = {"width": defaults.width, "height": defaults.height, "steps": defaults.steps, "guidance": defaults.guidance}
     prompt = values.get("prompt")

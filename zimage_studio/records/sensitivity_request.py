@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Self
 
 from zimage_studio.errors import InvalidInputError
-from zimage_studio.records.checks import flag, text, whole
+from zimage_studio.records.checks import flag, refuse_unknown, text, whole
 from zimage_studio.records.request import MAX_PROMPT_CHARS, MAX_SEED
 
 DEFAULT_COUNT, MAX_COUNT = 4, 64
@@ -47,7 +47,5 @@ class SensitivityRequest:
     @classmethod
     def from_dict(cls, data: Mapping[str, object]) -> Self:
         """Read what `to_dict` gave, or what a door sent. Raises InvalidInputError naming the field."""
-        known = cls.__dataclass_fields__
-        if unknown := data.keys() - known.keys():
-            raise InvalidInputError("unknown_field", field=min(unknown), known=", ".join(known))
+        refuse_unknown(data, cls.__dataclass_fields__)
         return cls(**{name: value for name, value in data.items() if value is not None})  # type: ignore[arg-type]
