@@ -25,7 +25,7 @@ class Given:
     heads: dict = field(default_factory=dict)
     blocks: dict = field(default_factory=dict)
     dim: np.ndarray | None = None
-    calibration: str = ""
+    calibration: None = None
 
 
 def random_scores(shape: TransformerShape, seed: int = 0) -> Given:

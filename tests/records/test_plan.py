@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 from hypothesis import given
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.plans import plan
 from zimage_studio.errors import InvalidInputError
 from zimage_studio.records.compress import PruneRequest, artifact_name, parse_prune
-from zimage_studio.records.plan import BlockCut, PrunePlan
+from zimage_studio.records.plan import BlockCut, Calibration, PrunePlan
 from zimage_studio.records.ranges import ranges, units
 
 
@@ -34,9 +34,22 @@ def test_a_plan_is_read_back_as_it_was_written():
     assert made.after.blocks[-1].index == 1 and [row["ffn_after"] for row in made.rows()] == [8, 8, 5, 0, 8]
 
 
+def test_a_plan_that_says_in_words_how_it_was_measured_is_still_read():
+    said = "8 prompts, 64 states, 128x96 px, guidance 2.5, seed 3"
+    measured = Calibration(prompts=8, states=64, width=128, height=96, guidance=2.5, seed=3)
+    assert Calibration.from_sentence(said) == measured
+    for words, expected in ((said, measured), ("", None)):
+        old = json.dumps({**json.loads(plan().to_json()), "calibration": words})
+        assert PrunePlan.from_json(old).calibration == expected
+    made = replace(plan(), calibration=measured)
+    assert PrunePlan.from_json(made.to_json()) == made
+
+
 @pytest.mark.parametrize(
     ("change", "key"),
     [
+        ({"calibration": "<img src=x>"}, "bad_plan"),
+        ({"calibration": {"prompts": 1}}, "bad_plan"),
         ({"schema": 2}, "bad_plan"),
         ({"extra": 1}, "bad_plan"),
         ({"seed": "0"}, "bad_plan"),
@@ -103,6 +116,21 @@ def test_a_wish_that_cannot_be_meant_is_refused_by_name(change, field):
     with pytest.raises(InvalidInputError) as refused:
         parse_prune({**WISH, **change})
     assert refused.value.field == field
+
+
+@pytest.mark.parametrize("value", ["nan", math.nan, 0, 1, "half", -0.5, True, [0.5], 10**400])
+def test_a_refused_ratio_is_named_with_its_bounds_and_a_remedy(value):
+    with pytest.raises(InvalidInputError) as refused:
+        parse_prune({**WISH, "ratio": value})
+    assert str(value)[:80] in str(refused.value)
+    assert "more than 0 and less than 1. Try 0.4" in str(refused.value)
+
+
+def test_a_field_that_is_not_known_is_refused_with_those_that_come_near():
+    with pytest.raises(InvalidInputError) as refused:
+        parse_prune({**WISH, "ration": 0.5})
+    assert "called ration" in str(refused.value) and "nearest: ratio," in str(refused.value)
+    assert len(str(refused.value)) < 140
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "a..b", ".a", "a/b", "a b", "x" * 65, "ö", 3, None, "a\n"])

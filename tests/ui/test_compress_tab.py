@@ -16,7 +16,7 @@ from zimage_studio.errors import InvalidInputError, UserError
 from zimage_studio.messages import LANGS
 from zimage_studio.records.compress import parse_prune
 from zimage_studio.records.job import JobRecord
-from zimage_studio.records.plan import RUNTIMES, PrunePlan
+from zimage_studio.records.plan import RUNTIMES, Calibration, PrunePlan
 from zimage_studio.records.recover import RecoveryConfig, parse_recovery
 from zimage_studio.services.family import FamilyMember
 from zimage_studio.services.studio import Studio, build_studio
@@ -97,7 +97,14 @@ def test_a_plan_that_removes_nothing_says_so(plan: PrunePlan):
 
 
 def test_words_of_a_plan_from_elsewhere_are_text(plan: PrunePlan):
-    assert "<img" not in compress_view.plan(replace(plan, calibration=HOSTILE, model=HOSTILE), EN)
+    assert "<img" not in compress_view.plan(replace(plan, note=HOSTILE, model=HOSTILE), EN)
+
+
+def test_how_a_plan_was_measured_is_said_in_the_language_of_the_page(plan: PrunePlan):
+    measured = Calibration(prompts=8, states=64, width=128, height=96, guidance=2.5, seed=3)
+    english, chinese = (compress_view.plan(replace(plan, calibration=measured), t) for t in (EN, ZH))
+    assert "Measured on the drawings of 8 prompts" in english
+    assert "8 条提示词" in chinese and "prompts" not in chinese
 
 
 @pytest.mark.parametrize("edits", [None, "", "{", "{}", "[1]", '"x"', "NaN", " " * 300_000])

@@ -1,6 +1,7 @@
 """What a cut will do to a transformer: each block before and after, and what it comes to; made before cutting."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import ClassVar, Literal, Self
@@ -31,6 +32,11 @@ CRITERIA: tuple[Criterion, ...] = (
 RUNTIMES: tuple[Runtime, ...] = (
     "diffusers", "diffusers_with_package", "comfyui", "comfyui_gguf", "stable_diffusion_cpp",
 )  # fmt: skip
+_CALIBRATION = re.compile(
+    r"(\d{1,6}) prompts, (\d{1,6}) states, (\d{1,6})x(\d{1,6}) px, guidance (\d[-+.e\d]{0,11}), seed (\d{1,20})",
+    re.ASCII,
+)
+"""How plans said it when it was a sentence."""
 ADALN_WIDTH = 256
 """Width of the timestep embedding in models at least that wide; narrower ones have their own width."""
 
@@ -105,6 +111,32 @@ class BlockCut:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Calibration:
+    """On what a criterion measured: `states` of the drawings of `prompts` prompts, the first of them with `seed`."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    prompts: int
+    states: int
+    width: int
+    height: int
+    guidance: float
+    seed: int
+
+    @classmethod
+    def from_sentence(cls, said: str) -> Self | None:
+        """What an older plan says in words; None for one that says nothing. Raises ValueError for any other."""
+        if not said:
+            return None
+        found = _CALIBRATION.fullmatch(said)
+        if found is None:
+            raise ValueError(f"calibration {said[:80]!r}")
+        *whole, guidance, seed = found.groups()
+        prompts, states, width, height = map(int, whole)
+        return cls(prompts=prompts, states=states, width=width, height=height, guidance=float(guidance), seed=int(seed))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class PrunePlan:
     """A cut of one model, decided and not yet made.
 
@@ -115,7 +147,8 @@ class PrunePlan:
     takes time. `loads_why` maps each runtime to a message key. `edited` says that a person changed it by hand.
     `image_tokens` are those of one picture. `item_bytes` is what one number takes in the file, `item_bytes_of` where a
     tensor of the parent differs; `float16_probe` is, for each main block of the parent, the spread of the weights by
-    which ComfyUI decides about float16. With these the plan can be edited without the model.
+    which ComfyUI decides about float16. With these the plan can be edited without the model. `calibration` is None for
+    criteria that look at weights alone.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -151,7 +184,7 @@ class PrunePlan:
     dim_kept: str = ""
     seed: int = 0
     note: str = ""
-    calibration: str = ""
+    calibration: Calibration | None = None
     protect_ends: bool = True
     edited: bool = False
 
@@ -195,10 +228,14 @@ class PrunePlan:
         if len(source) > MAX_PLAN_BYTES:
             raise InvalidInputError("bad_plan", field="plan", why=f"> {MAX_PLAN_BYTES // 10**6} MB")
         try:
-            data = loads_strict(source)
-            schema = data.pop("schema", None) if isinstance(data, dict) else None
+            read = loads_strict(source)
+            data = read if isinstance(read, dict) else {}
+            schema = data.pop("schema", None)
             if schema != SCHEMA:
                 raise ValueError(f"schema {schema!r} ≠ {SCHEMA}")
+            if isinstance(data.get("calibration"), str):
+                said = Calibration.from_sentence(data["calibration"])
+                data["calibration"] = said and asdict(said)
             return TypeAdapter(cls).validate_json(json.dumps(data))
         except ValidationError as error:
             first = error.errors(include_url=False)[0]

@@ -34,9 +34,16 @@ def sentence(found: PrunePlan, t: Texts) -> str:
         "plan_says", parts=_parts(found, t), share=_percent(found.bytes_after / found.bytes_before),
         criterion=criterion_name(found.criterion, t),
     )  # fmt: skip
-    if found.edited:
-        words = f"{words} {t('plan_says_edited')}" if t.lang == "en" else words + t("plan_says_edited")
-    return f'<p class="zs-sentence">{escape(words)}</p>'
+    more = [t("plan_says_edited")] if found.edited else _asked(found, t)
+    return f'<p class="zs-sentence">{escape((" " if t.lang == "en" else "").join((words, *more)))}</p>'
+
+
+def _asked(found: PrunePlan, t: Texts) -> list[str]:
+    """Why a share of what may go is less of the whole."""
+    if "ratio" not in found.target:
+        return []
+    asked = t("plan_says_asked", share=_percent(found.target["ratio"]))
+    return [asked, t("plan_says_protected")] if found.protect_ends and not found.dim_kept else [asked]
 
 
 def criterion_name(criterion: str, t: Texts) -> str:
@@ -88,8 +95,12 @@ def _speed(found: PrunePlan, t: Texts) -> str:
     words = t(
         "plan_speed", times=f"{found.predicted_speedup:.2f}", width=found.width, height=found.height,
     )  # fmt: skip
-    calibration = t("plan_calibration", words=found.calibration) if found.calibration else ""
-    return f'<p class="zs-quiet">{escape(words)} {escape(calibration)}</p>'
+    said = found.calibration
+    measured = "" if said is None else t(
+        "plan_calibration", prompts=said.prompts, states=said.states, width=said.width, height=said.height,
+        guidance=f"{said.guidance:g}", seed=said.seed,
+    )  # fmt: skip
+    return f'<p class="zs-quiet">{escape(words)}</p><p class="zs-quiet">{escape(measured)}</p>'
 
 
 # --- the picture ----------------------------------------------------------------------------------------------------

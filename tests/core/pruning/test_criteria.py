@@ -16,7 +16,7 @@ from zimage_studio.core.pruning.criteria import groups_of, measured, score
 from zimage_studio.core.pruning.gradients import gradient_scores, loss
 from zimage_studio.core.pruning.scores import Scores
 from zimage_studio.errors import Cancelled, InvalidInputError, UserError
-from zimage_studio.records.plan import CRITERIA
+from zimage_studio.records.plan import CRITERIA, Calibration
 
 KINDS = ("depth", "ffn", "heads")
 PROMPTS = ("a red fish", "红色的鱼", "a house")
@@ -188,6 +188,7 @@ def test_scores_are_read_back_and_nothing_else_is(all_scores, tmp_path: Path):
         back = Scores.load(path)
         assert (back.criterion, back.blocks) == (found.criterion, found.blocks)
         assert_same(back, {place: (found.ffn[place], found.heads[place]) for place in found.ffn})
+        assert back.calibration == found.calibration
     assert list(tmp_path.iterdir()) == [path]
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(InvalidInputError, match="scores"):
@@ -214,4 +215,4 @@ def test_a_folder_is_loaded_and_measured_with_prompts_of_its_own(parent):
     found = score(parent, "activation", ("ffn", "dim"), prompts=PROMPTS[:1], steps=2, size=(64, 64), device="cpu")
     assert found.dim is not None
     assert found.dim.shape == (64,)
-    assert "1 prompts, 2 states, 64x64 px" in found.calibration
+    assert found.calibration == Calibration(prompts=1, states=2, width=64, height=64, guidance=0.0, seed=0)

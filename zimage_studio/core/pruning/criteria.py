@@ -27,7 +27,7 @@ from zimage_studio.core.weight_headers import read_json
 from zimage_studio.errors import InvalidInputError
 from zimage_studio.records.artifact import ModelArtifact
 from zimage_studio.records.compress import require_suited
-from zimage_studio.records.plan import Criterion, Kind, TransformerShape
+from zimage_studio.records.plan import Calibration, Criterion, Kind, TransformerShape
 from zimage_studio.records.progress import Progress, silent
 
 WEIGHT_ONLY: tuple[Criterion, ...] = ("random", "l1", "group_l2")
@@ -92,7 +92,9 @@ def score(
         states = _few(states, len(prompts))
     found = measured(source.transformer, criterion, kinds, states, progress)
     width, height = size
-    said = f"{len(prompts)} prompts, {len(states)} states, {width}x{height} px, guidance {guidance or 0:g}, seed {seed}"
+    said = Calibration(
+        prompts=len(prompts), states=len(states), width=width, height=height, guidance=guidance or 0.0, seed=seed
+    )
     return replace(found, calibration=said)
 
 

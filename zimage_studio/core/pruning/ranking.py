@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from zimage_studio.errors import InvalidInputError
 from zimage_studio.records.compress import PruneRequest
-from zimage_studio.records.plan import BlockShape, Criterion, PrunePlan, TransformerShape
+from zimage_studio.records.plan import BlockShape, Calibration, Criterion, PrunePlan, TransformerShape
 from zimage_studio.records.ranges import ranges
 
 Place = tuple[str, int]
@@ -46,7 +46,7 @@ class Ranking(Protocol):
     @property
     def dim(self) -> ArrayLike | None: ...
     @property
-    def calibration(self) -> str: ...
+    def calibration(self) -> Calibration | None: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from zimage_studio.errors import InvalidInputError
-from zimage_studio.records.plan import CRITERIA, STACKS
+from zimage_studio.records.plan import CRITERIA, STACKS, Calibration
 
 SCHEMA = "1"
 Place = tuple[str, int]
@@ -25,7 +25,7 @@ class Scores:
     """Higher means: missed more. A part that a criterion does not judge is left out.
 
     `ffn` holds (F,) for each block, `heads` (heads,), `blocks` one number, `dim` (D,) of the residual stream.
-    `calibration` says in a few words with what it was measured, "" for criteria that look at weights alone.
+    `calibration` says on what it was measured, None for criteria that look at weights alone.
     """
 
     criterion: str
@@ -33,7 +33,7 @@ class Scores:
     heads: Mapping[Place, Numbers] = field(default_factory=dict)
     blocks: Mapping[Place, float] = field(default_factory=dict)
     dim: Numbers | None = None
-    calibration: str = ""
+    calibration: Calibration | None = None
 
     def save(self, path: Path) -> None:
         """Write a safetensors file, whole or not at all."""
@@ -42,7 +42,8 @@ class Scores:
         arrays |= {f"blocks.{stack}.{index}": np.array([value]) for (stack, index), value in self.blocks.items()}
         if self.dim is not None:
             arrays["dim"] = self.dim
-        head = {"schema": SCHEMA, "criterion": self.criterion, "calibration": self.calibration}
+        said = None if self.calibration is None else asdict(self.calibration)
+        head = {"schema": SCHEMA, "criterion": self.criterion, "calibration": said}
         unfinished = path.with_name(f".{path.name}.part")
         ordered = {name: np.ascontiguousarray(values, dtype=np.float64) for name, values in arrays.items()}
         save_file(ordered, unfinished, metadata={"scores": json.dumps(head, ensure_ascii=False)})
@@ -60,11 +61,12 @@ class Scores:
             raise InvalidInputError("scores_unreadable", field="scores", value=path.name, why=error) from error
 
 
-def _read(head: Mapping[str, str], arrays: Mapping[str, Numbers]) -> dict[str, Any]:
+def _read(head: Mapping[str, Any], arrays: Mapping[str, Numbers]) -> dict[str, Any]:
     if head["schema"] != SCHEMA or head["criterion"] not in CRITERIA or set(head) != {
         "schema", "criterion", "calibration",
     }:  # fmt: skip
         raise ValueError(f"schema {head['schema']!r}, criterion {head['criterion']!r}")
+    said = head["calibration"]
     parts: dict[str, dict[Place, Numbers]] = {"ffn": {}, "heads": {}, "blocks": {}}
     for name, values in arrays.items():
         if name == "dim":
@@ -75,7 +77,7 @@ def _read(head: Mapping[str, str], arrays: Mapping[str, Numbers]) -> dict[str, A
         parts[part][stack, int(index)] = values
     return {
         "criterion": head["criterion"],
-        "calibration": head["calibration"],
+        "calibration": Calibration.from_sentence(said) if isinstance(said, str) else said and Calibration(**said),
         "ffn": parts["ffn"],
         "heads": parts["heads"],
         "blocks": {place: float(values[0]) for place, values in parts["blocks"].items()},

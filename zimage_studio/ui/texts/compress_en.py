@@ -20,7 +20,7 @@ COMPRESS_EN: dict[str, str] = {
     "family_clip": "CLIP {value}",
     # jobs
     "jobs_title": "Jobs",
-    "jobs_none": "No jobs yet. Each step below or beside starts one.",
+    "jobs_none": "No jobs yet. Each step starts one.",
     "jobs_of": "{done} of {total}",
     "jobs_waiting_one": "One more waits.",
     "jobs_waiting": "{count} more wait.",
@@ -81,7 +81,7 @@ COMPRESS_EN: dict[str, str] = {
     "plan_target_ratio": "Share",
     "plan_target_gigabytes": "Size",
     "plan_target_speedup": "Speed-up",
-    "plan_amount_ratio": "Remove, 0 to 1",
+    "plan_amount_ratio": "Share to remove, 0 to 1",
     "plan_amount_ratio_note": "A share of what may go: of the chosen parts of the blocks that are not protected.",
     "plan_amount_gigabytes_note": "The whole model with its text encoder and VAE will weigh at most this.",
     "plan_amount_speedup_note": "By the ratio of arithmetic: a ceiling of what you will feel.",
@@ -102,6 +102,8 @@ COMPRESS_EN: dict[str, str] = {
     "plan_listed": "{name} · {size} · {time}",
     "plan_none": "No plan for this model yet. Make one above, or import one.",
     "plan_says": "Removes {parts}; the model keeps {share} % of its size. Decided by: {criterion}.",
+    "plan_says_asked": "Asked for: {share} % of what may go.",
+    "plan_says_protected": "The refiners, the first and the last block are protected.",
     "plan_says_edited": "Changed by hand.",
     "plan_says_nothing": "This plan removes nothing.",
     "plan_part_blocks": "{count} of {total} blocks",
@@ -117,7 +119,8 @@ COMPRESS_EN: dict[str, str] = {
     "plan_flops": "Arithmetic of one step",
     "plan_speed": "At most ×{times} faster at {width}×{height} px. That is the ratio of arithmetic, a ceiling: "
     "the report card measures the real time.",
-    "plan_calibration": "Measured with: {words}.",
+    "plan_calibration": "Measured on the drawings of {prompts} prompts ({states} steps in all), {width}×{height} px, "
+    "guidance {guidance}, first seed {seed}.",
     "plan_bar": "{name}: feed-forward {ffn} of {ffn_before}, heads {heads} of {heads_before}",
     "plan_bar_gone": "{name}: goes",
     "plan_bars_label": "Every block before and after the cut; the numbers are in the table",
@@ -159,7 +162,8 @@ COMPRESS_EN: dict[str, str] = {
     "cut_go": "Cut",
     "cut_made": "{name} is there: {size}, {parameters}, written in {time}.",
     "cut_gone": "{name} was made and is not in the list any more.",
-    "cut_on": "Go on with {name}",
+    "cut_at_once": "less than a second",
+    "cut_on": "Go on: recover {name}",
     # recover
     "recover_intro": "Training after the cut can win back what was lost; the report card says how much. "
     "It makes one more model.",
@@ -211,7 +215,7 @@ COMPRESS_EN: dict[str, str] = {
     "recover_cuts_info": "Ratios or plans between commas: each is cut, then recovered from.",
     "recover_gradient_checkpointing": "Gradient checkpointing (less memory, slower)",
     "recover_go": "Recover",
-    "recover_on": "Judge {name}",
+    "recover_on": "Go on: judge {name}",
     "recover_no_loss_yet": "The loss will be drawn here once training has begun.",
     "recover_plot_label": "Loss over the steps of training",
     "recover_plot_loss": "training loss, now {value}",
