@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 HEARTBEAT_S = 1.0
 NICENESS = 10
 FIRST_ETA_SHARE = 0.01
+MAIN_SHARE = 0.4
+"""The time left is told from the pace of a part that is so much of the whole: what comes before has another pace."""
 STANDING = ("note.loading", "note.downloading", "note.importing")
 DONE, FAILED, REFUSED, STOPPED = 0, 1, 2, 130
 
@@ -42,6 +44,7 @@ class JobProgress:
         self._parts: Mapping[str, tuple[float, float]] = {"": (0.0, 1.0)}
         self._share = 0.0
         self._present: dict[str, object] = {"note": "note.starting", "done": 0.0, "total": 0.0}
+        self._part = (0.0, 0.0)
         self._began: tuple[float, float] | None = None
         self._thread = threading.Thread(target=self._beat, name="job-heartbeat", daemon=True)
 
@@ -52,6 +55,8 @@ class JobProgress:
         low, high = self._parts.get(note) or self._parts.get("") or (0.0, 0.0)
         if note not in self._parts and note.startswith(STANDING):
             low = high = 0.0
+        if low < high and (low, high) != self._part:
+            self._part, self._began = (low, high), None
         self._share = max(self._share, low + (high - low) * (min(1.0, done / total) if total else 0.0))
         if self._began is None:
             self._began = (time.monotonic(), self._share)
@@ -85,7 +90,8 @@ class JobProgress:
         return {**self._present, "progress": round(self._share, 4), "eta_s": self._eta_s(), "heartbeat": now()}
 
     def _eta_s(self) -> float | None:
-        if self._began is None:
+        low, high = self._part
+        if self._began is None or high - low < MAIN_SHARE:
             return None
         since, before = self._began
         gained = self._share - before
