@@ -53,7 +53,7 @@ def test_a_part_is_switched_off_and_on_again_by_mouse_and_keyboard(browser: Brow
     with opened(browser, url) as page:
         go_to(page, 0)
         page.locator(CELL).click()
-        expect(page.locator("#zs-lab-words")).to_contain_text("Without Layer 2 · Attention")
+        expect(page.locator("#zs-lab-words")).to_contain_text("Without Block 2 · Attention")
         expect(page.locator(CELL)).to_have_attribute("aria-pressed", "true")
         whole, without = pictures(page, "#zs-lab-slider")
         assert whole.shape == without.shape == (128, 128, 3)
@@ -62,7 +62,7 @@ def test_a_part_is_switched_off_and_on_again_by_mouse_and_keyboard(browser: Brow
         page.keyboard.press("Enter")
         page.locator(HEAD).focus()
         page.keyboard.press("Space")
-        expect(page.locator("#zs-lab-words")).to_contain_text("Without Layer 1 · Head 3, Layer 2 · Attention")
+        expect(page.locator("#zs-lab-words")).to_contain_text("Without Block 1 · Head 3, Block 2 · Attention")
         assert page.evaluate("document.activeElement.dataset.pick") == "layers.1.head.3"  # the keyboard keeps its place
         chips = page.locator("#zs-lab-out button")
         chips.first.click()
@@ -70,6 +70,19 @@ def test_a_part_is_switched_off_and_on_again_by_mouse_and_keyboard(browser: Brow
         chips.first.click()
         expect(page.locator("#zs-lab-slider")).not_to_be_visible()
         expect(page.locator("#zs-heat [aria-pressed=true]")).to_have_count(0)
+
+
+def test_quick_clicks_all_count(browser: Browser, url: str):
+    with opened(browser, url) as page:
+        go_to(page, 0)
+        expect(page.locator(CELL)).to_be_visible()
+        page.evaluate(
+            """() => [...document.querySelectorAll('#zs-heat [data-pick$=".attention"]')]
+                .slice(0, 5).forEach((cell) => cell.click())"""
+        )
+        expect(page.locator("#zs-lab-out button")).to_have_count(5)
+        expect(page.locator("#zs-lab-words")).to_contain_text("and 2 more parts")
+        expect(page.locator("#zs-heat [aria-pressed=true]")).to_have_count(5)
 
 
 def test_a_map_is_measured_and_its_cell_knocks_out(browser: Browser, url: str):
@@ -81,7 +94,7 @@ def test_a_map_is_measured_and_its_cell_knocks_out(browser: Browser, url: str):
         expect(page.locator("#zs-heat .zs-heat-legend")).to_contain_text("Lost without it", timeout=MAP_MS)
         expect(page.locator(OTHER)).to_contain_text(".")
         page.locator(OTHER).click()
-        expect(page.locator("#zs-lab-words")).to_contain_text("Without Layer 4 · Feed-forward")
+        expect(page.locator("#zs-lab-words")).to_contain_text("Without Block 4 · Feed-forward")
         page.locator("#zs-heat-view input").click()
         page.get_by_role("option", name="Attention by step").click()
         expect(page.locator("#zs-heat tbody tr").first.locator("button")).to_have_count(8)

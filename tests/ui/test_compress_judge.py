@@ -165,7 +165,7 @@ def test_the_picture_without_is_marked_and_the_model_is_whole_afterwards(studio:
         assert "without layers.1.attention; seed 7" in image.text["Comment"]
         assert not np.array_equal(np.asarray(image), np.asarray(Image.open(whole)))
     assert np.array_equal(np.asarray(Image.open(whole)), np.asarray(Image.open(again)))
-    assert "Without Layer 1 · Attention" in first.html and "PSNR" in first.html
+    assert "Without Block 1 · Attention" in first.html and "PSNR" in first.html
     made = studio.generation.submit({**values, "count": 1}, model=model).result(60)
     assert np.array_equal(np.asarray(Image.open(made[0].path)), np.asarray(Image.open(whole)))
     assert studio.images.page()[1] == 1  # History has that one, and none of the knock-outs

@@ -1,6 +1,7 @@
 """The page: header, tabs, look. Built once per language; imports neither torch nor any model library."""
 
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 
@@ -58,13 +59,18 @@ def build_page(studio: Studio, lang: Lang, *, with_api: bool) -> gr.Blocks:
         refine.offer(view.refine, view.chosen)
         refine.offer(*replay.refine)
 
-        def on_tick() -> tuple[str, str]:
-            state = studio.manager.state
-            names = {model.key: model.name for model in studio.models.list()}
-            return present.chip(state, names.get(state.model, state.model), t), slim(studio, t)
+        listed = gr.State(None)
+        picker = [controls.model, listed]
 
-        gr.Timer(CHIP_S).tick(on_tick, None, [chip, gauge], **PRIVATE)
-        page.load(lambda: refresh_models(studio), None, controls.model, **PRIVATE)
+        def on_tick(seen: object) -> tuple[Any, ...]:
+            """The state of the model, and the models that jobs have made meanwhile."""
+            state, models = studio.manager.state, studio.models.list()
+            names = {model.key: model.name for model in models}
+            told = present.chip(state, names.get(state.model, state.model), t), slim(studio, t)
+            return *told, *refresh_models(models, seen)
+
+        gr.Timer(CHIP_S).tick(on_tick, listed, [chip, gauge, *picker], **PRIVATE)
+        page.load(lambda: refresh_models(studio.models.list()), None, picker, **PRIVATE)
         page.load(None, None, refine.visitor, js=VISITOR_JS, **LOCAL)
         if with_api:
             add_api(studio)

@@ -12,6 +12,7 @@ from zimage_studio.ui import compress_view, present
 from zimage_studio.ui.compress_frame import Frame
 from zimage_studio.ui.doors import PRIVATE, Update, errors_as_toasts
 from zimage_studio.ui.present import escape
+from zimage_studio.ui.texts import Texts
 
 
 class CutCard:
@@ -102,7 +103,7 @@ class CutCard:
         t, result = self._t, job.result
         words = t("cut_made", name=child, size=present.size(_number(result, "bytes"), t),
                   parameters=present.parameters(_number(result, "parameters"), t),
-                  time=present.duration(_number(result, "seconds"), t))  # fmt: skip
+                  time=_time(_number(result, "seconds"), t))  # fmt: skip
         if not here:
             words = t("cut_gone", name=child)
         return f'<p class="zs-made">{escape(words)}</p>'
@@ -115,3 +116,8 @@ def _number(result: Any, name: str) -> int:
 
 def _failed(why: str) -> str:
     return f'<p class="zs-clash" role="alert">{escape(why)}</p>'
+
+
+def _time(seconds: float, t: Texts) -> str:
+    """How long it took; small models are written at once."""
+    return present.duration(seconds, t) if seconds >= 1 else t("cut_at_once")

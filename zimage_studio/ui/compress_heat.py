@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from zimage_studio.errors import InvalidInputError
+from zimage_studio.messages import CATALOGUES as MESSAGES
 from zimage_studio.records.plan import STACKS, BlockShape
 from zimage_studio.records.sensitivity import Knock, KnockPart, SensitivityMap
 from zimage_studio.ui.present import escape
@@ -21,7 +22,7 @@ LEGEND = (0.0, 0.25, 0.5, 0.75, 1.0)
 NAMED_CHIPS = 3
 _REF = re.compile(r"([a-z_]{1,20})\.(\d{1,4})\.([a-z_]{1,20})(?:\.(\d{1,4}))?", re.ASCII)
 
-BRIDGE = """let out = new Set(), seen = null, last = null;
+BRIDGE = """let out = new Set(), seen = null, last = null, place = [0, 0];
 const paint = () => {
   for (const button of element.querySelectorAll('button[aria-pressed]')) {
     const off = out.has(button.dataset.pick);
@@ -68,15 +69,20 @@ element.addEventListener('keydown', (event) => {
   event.preventDefault();
   next.focus();
 });
+element.addEventListener('scroll', (event) => {
+  const box = event.target;
+  if (box.classList?.contains('zs-heat-box')) place = [box.scrollLeft, box.scrollTop];
+}, true);
 watch('value', () => {
   take();
+  element.querySelector('.zs-heat-box')?.scrollTo(...place);
   if (last === null || document.activeElement !== document.body) return;
   element.querySelector(`[data-pick="${CSS.escape(last)}"]`)?.focus({preventScroll: true});
 });"""
 """For gr.HTML: clicks reach the server with all that is switched off, so that two quick ones never lose each other.
 
 The browser's own set counts until a board of another revision comes. The arrow keys walk, and a board that is drawn
-anew keeps the keyboard's place.
+anew keeps the keyboard's place, and how far it was scrolled.
 """
 ON = """element.addEventListener('click', (event) => {
   const ref = event.target.closest('[data-pick]')?.dataset.pick;
@@ -127,11 +133,12 @@ def board(
         corner = t("heat_blocks")
         rows = [row for block in blocks for row in _rows(block, out, changes, view, top, t)]
     head = "".join(f'<th scope="col">{escape(words)}</th>' for words in (corner, *columns))
+    kind = f'class="zs-heat zs-heat-steps" style="--columns:{len(columns)}"' if view.steps_of else 'class="zs-heat"'
     name = escape(t("heat_label"))
     refs = escape(json.dumps([str(knock) for knock in sorted(out, key=str)]))
     return (
         f'<div class="zs-heat-box" data-revision="{escape(view.revision)}" data-out="{refs}">'
-        f'<table class="zs-heat"><caption class="zs-unseen">{name}</caption>'
+        f'<table {kind}><caption class="zs-unseen">{name}</caption>'
         f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>{_legend(top, t)}"
     )
 
@@ -175,7 +182,7 @@ def chips(out: Iterable[Knock], t: Texts) -> str:
 def mark(out: Iterable[Knock], t: Texts) -> str:
     """What the picture lacks, in words."""
     knocks = in_order(out)
-    words = ", ".join(named(knock, t) for knock in knocks[:NAMED_CHIPS])
+    words = MESSAGES[t.lang]["list_comma"].join(named(knock, t) for knock in knocks[:NAMED_CHIPS])
     if len(knocks) > NAMED_CHIPS:
         return t("lab_mark_many", units=words, count=len(knocks) - NAMED_CHIPS)
     return t("lab_mark", units=words)

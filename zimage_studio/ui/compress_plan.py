@@ -45,9 +45,13 @@ class PlanCard:
         with gr.Column(elem_classes="zs-found-plan"):
             with gr.Row(elem_classes="zs-profile-row"):
                 frame.plan.render()
-                self._delete = gr.Button(t("profile_delete"), size="md", min_width=70, elem_id="zs-plan-delete")
+                self._delete = gr.Button(
+                    t("profile_delete"), size="md", min_width=70, interactive=False, elem_id="zs-plan-delete"
+                )
                 self._import = gr.UploadButton(t("profile_import"), size="md", min_width=70, elem_id="zs-plan-import")
-                self._export = gr.Button(t("profile_export"), size="md", min_width=70, elem_id="zs-plan-export")
+                self._export = gr.Button(
+                    t("profile_export"), size="md", min_width=70, interactive=False, elem_id="zs-plan-export"
+                )
             self._html = gr.HTML(self._nothing(), elem_id="zs-cut-plan")
             with gr.Column(visible=False, elem_classes="zs-plan-after") as self._after:
                 with gr.Accordion(t("plan_edit"), open=False, elem_id="zs-plan-edit"):
@@ -64,7 +68,7 @@ class PlanCard:
     @property
     def outputs(self) -> list[Any]:
         """All that `shown` and `live` change."""
-        return [self._html, self._table, self._after]
+        return [self._html, self._table, self._after, self._delete, self._export]
 
     def shown(self, model: str, fresh: str) -> Update:
         """The plans themselves are listed by the tab, which knows which one is picked."""
@@ -147,7 +151,9 @@ class PlanCard:
                 stored = self._compression.get_plan(plan)
                 if not changes:
                     raise plain_toast(self._t("plan_no_edits"), self._t)
-                kept = self._compression.edit_plan(stored.id, changes, save_as=self._name_for(stored))
+                kept = self._compression.edit_plan(
+                    stored.id, changes, save_as=self._name_for(stored), overwrite=stored.plan.edited
+                )
             gr.Info(present.error_text(self._t("plan_applied", name=kept.id)), title="", duration=5)
             return {**self.listed(self._model_of(kept), "", kept.id), **self._show(kept.id)}
 
@@ -167,12 +173,18 @@ class PlanCard:
         try:
             found = self._compression.get_plan(plan).plan
         except UserError:
-            return {self._html: self._nothing(), self._table: "", self._after: gr.update(visible=False)}
+            empty = {self._html: self._nothing(), self._table: "", self._after: gr.update(visible=False)}
+            return {**empty, **self._buttons(on=False)}
         return {
+            **self._buttons(on=True),
             self._html: compress_view.plan(found, self._t),
             self._table: compress_view.table(found, self._t),
             self._after: gr.update(visible=True),
         }
+
+    def _buttons(self, *, on: bool) -> Update:
+        """Without a plan there is nothing to delete or to hand over."""
+        return {button: gr.update(interactive=on) for button in (self._delete, self._export)}
 
     def _name_for(self, stored: StoredPlan) -> str:
         """A plan that was changed before is changed in its place; the first change makes another one."""

@@ -31,6 +31,8 @@ from zimage_studio.ui.doors import LOCAL, PRIVATE, Update, errors_as_toasts, ses
 from zimage_studio.ui.texts import Texts
 
 MAX_OUT = 4096
+IN_TURN: dict[str, Any] = {**PRIVATE, "concurrency_limit": 1}
+"""For clicks: each is told, in order. What Gradio defers ("always_last") it sends with the data of the click before."""
 SCROLL = """() => { if (innerWidth <= 860) setTimeout(() =>
     document.querySelector("#zs-lab-stage")?.scrollIntoView({behavior: "smooth", block: "center"}), 100); }"""
 
@@ -139,7 +141,7 @@ class UnderstandCard:
         self._mark.change(on_mark, [self._mark, *now[1:], self._seen], shown, **PRIVATE)
         board.view.input(on_view, now, switched, **PRIVATE)
         for event in (
-            board.html.click(on_pick, now, switched, trigger_mode="always_last", **PRIVATE),
+            board.html.click(on_pick, now, switched, trigger_mode="multiple", **IN_TURN),
             picture.all_on.click(on_all, now, switched, **PRIVATE),
         ):
             self._draw_after(event)

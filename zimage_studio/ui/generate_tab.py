@@ -128,9 +128,11 @@ def add_generate_tab(studio: Studio, t: Texts) -> tuple[Controls, Stage]:
     return controls, stage
 
 
-def refresh_models(studio: Studio) -> Any:
-    """The choices of the model picker as they are now, for when the page is opened."""
-    return gr.update(choices=_choices(studio.models.list()))
+def refresh_models(models: tuple[ModelArtifact, ...], seen: object = None) -> tuple[Any, list[list[str]]]:
+    """The choices of the model picker as they are now, and what to compare with next time: `seen` is left alone."""
+    choices = _choices(models)
+    mark = [list(choice) for choice in choices]
+    return gr.skip() if mark == seen else gr.update(choices=choices), mark
 
 
 def _find(models: tuple[ModelArtifact, ...], key: object) -> ModelArtifact | None:
