@@ -6,7 +6,7 @@ import math
 import pytest
 
 from zimage_studio.errors import InvalidInputError
-from zimage_studio.records.recover import DEFAULT_STEPS, RecoveryConfig, parse_recovery
+from zimage_studio.records.recover import DEFAULT_STEPS, RecoveryConfig, parse_recovery, processes_on
 
 REFUSED = [
     ({"steps": 3, "minutes": 1}, "steps"),
@@ -27,6 +27,9 @@ REFUSED = [
     ({"gradient_checkpointing": "yes"}, "gradient_checkpointing"),
     ({"prompts": ["a\0b"], "method": "distil"}, "prompts"),
     ({"trainable": "lora", "optimiser": "muon"}, "optimiser"),
+    ({"processes": 0}, "processes"),
+    ({"processes": "many"}, "processes"),
+    ({"processes": 65}, "processes"),
     ({"colour": 1}, "colour"),
 ]
 
@@ -51,3 +54,11 @@ def test_another_schema_and_broken_text_are_refused() -> None:
     for source in (json.dumps(data), "{", "[]", '{"schema": 1, "schema": 1}'):
         with pytest.raises(InvalidInputError):
             RecoveryConfig.from_json(source)
+
+
+def test_one_process_for_each_accelerator_and_never_more() -> None:
+    assert [processes_on("auto", devices) for devices in (0, 1, 4)] == [1, 1, 4]
+    assert [processes_on(2, devices) for devices in (0, 2, 4)] == [2, 2, 2]  # on the processor any number
+    assert parse_recovery({"processes": "2"}).processes == 2
+    with pytest.raises(InvalidInputError, match=r"processes is 3; .* this machine has 2\. Choose at most 2, or auto"):
+        processes_on(3, 2)

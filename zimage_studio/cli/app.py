@@ -18,7 +18,7 @@ REFUSED, FAILED, STOPPED = 2, 1, 130
 NOT_THE_INPUT = frozenset(
     {
         "out_of_memory", "not_finite", "flat_image", "disk_full", "cannot_write", "job_bug", "job_killed",
-        "job_process_gone", "job_app_ended",
+        "job_process_gone", "job_app_ended", "recover_process",
     }
 )  # fmt: skip
 

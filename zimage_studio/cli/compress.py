@@ -97,6 +97,9 @@ def recover(
     batch: Annotated[str | None, typer.Option(help="Pictures a step.")] = None,
     lr: Annotated[str | None, typer.Option(help="Learning rate.")] = None,
     seed: Annotated[str | None, typer.Option(help="Decides order and noise.")] = None,
+    processes: Annotated[
+        str | None, typer.Option(metavar="N|auto", help="How many train together; auto: one for each accelerator.")
+    ] = None,
     config: Annotated[
         Path | None, typer.Option(metavar="FILE", help="All settings as JSON; options given here go first.")
     ] = None,
@@ -117,7 +120,7 @@ def recover(
             values = {} if config is None else _config(config, keep_budget=steps is None and minutes is None)
             values |= given(
                 teacher=teacher, data_set=data_set, method=method, steps=steps, minutes=minutes, batch=batch, lr=lr,
-                seed=seed, prompts=None if prompts is None else prompts_of(prompts),
+                seed=seed, processes=processes, prompts=None if prompts is None else prompts_of(prompts),
             )  # fmt: skip
             job = studio.compression.recover(model, values, name or "", allow_paths=True)
         result = dict(follow(studio.jobs, job, settings.lang).result)

@@ -423,7 +423,7 @@ EN: dict[str, str] = {
     "recover_diverged": "Training left the numbers at step {step}: the loss is not finite. Lower the learning rate and resume.",
     "field.processes": "number of training processes",
     "recover_bad_processes": "The {field} is {value}. Give a whole number from 1 to {high}, or auto: one for each accelerator.",
-    "recover_processes": "The {field} is {value}; this machine has {high} accelerators, and each trains in one process. Choose 1 to {high}, or auto.",
+    "recover_processes": "The {field} is {value}; one trains on each accelerator, and this machine has {high}. Choose at most {high}, or auto.",
     "recover_process": "One of the {count} training processes ended ({why}). The log of the job says more; Resume goes on from the last checkpoint.",
     "recover_no_cutter": "Progressive recovery needs something that cuts; none was given.",
     "data_unknown": "The {field} {value} is neither a folder, nor a .tar of webdataset, nor drawn. Name one of these.",

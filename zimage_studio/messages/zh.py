@@ -423,7 +423,7 @@ ZH: dict[str, str] = {
     "recover_diverged": "训练在第 {step} 步发散：损失不是有限数。请降低学习率后继续。",
     "field.processes": "训练进程数",
     "recover_bad_processes": "{field}为 {value}。请给出 1 到 {high} 的整数，或 auto：每个加速器一个。",
-    "recover_processes": "{field}为 {value}；本机有 {high} 个加速器，每个只运行一个训练进程。请选 1 到 {high}，或 auto。",
+    "recover_processes": "{field}为 {value}；每个加速器运行一个，本机有 {high} 个加速器。请选不超过 {high} 的数，或 auto。",
     "recover_process": "{count} 个训练进程中有一个已结束（{why}）。详情见该任务的日志；继续该任务将从上一个检查点开始。",
     "recover_no_cutter": "渐进式恢复需要裁剪工具，但没有提供。",
     "data_unknown": "{field} {value} 既不是文件夹，也不是 webdataset 的 .tar，也不是 drawn。请指定其中之一。",

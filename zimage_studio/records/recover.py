@@ -22,6 +22,7 @@ TrainingPrecision = Literal["auto", "fp32", "bf16"]
 MAX_STEPS, MAX_MINUTES, MAX_BATCH, MAX_ACCUMULATION = 1_000_000, 10_080.0, 1024, 1024
 MAX_PROMPTS, MAX_PROMPT_CHARS, MAX_SAMPLES, MAX_HELD_OUT, MAX_CUTS = 100_000, 2000, 16, 1024, 16
 MAX_PATH_CHARS = 1000
+AUTO, MAX_PROCESSES = "auto", 64
 MAX_TRAJECTORIES = 100_000
 SIZE_STEP_PX, MAX_SIZE_PX = 16, 2048
 MAX_SEED = 2**63 - 1
@@ -47,6 +48,9 @@ class RecoveryConfig:
     `cuts` makes it progressive: each is a ratio in (0, 1) or the name of a plan; it is cut and then recovered from, in
     equal shares of the budget. `sparsity_share` of each share goes before its cut, with `sparsity_weight` on the norms
     of what will be removed.
+
+    `processes` train together, each with the whole model and batches of its own: a number, or `auto` for one on each
+    accelerator (`processes_on` says how many that is).
     """
 
     steps: int | None = None
@@ -84,6 +88,7 @@ class RecoveryConfig:
     sparsity_share: float = 0.0
     sparsity_weight: float = 0.01
     seed: int = 0
+    processes: int | Literal["auto"] = "auto"
 
     def __post_init__(self) -> None:
         if self.steps is None and self.minutes is None:
@@ -143,6 +148,18 @@ def parse_recovery(values: Mapping[str, object], base: RecoveryConfig | None = N
     if given.keys() & {"steps", "minutes"}:
         given = {"steps": None, "minutes": None, **given}
     return replace(RecoveryConfig() if base is None else base, **given)  # type: ignore[arg-type]
+def processes_on(wanted: int | Literal["auto"], devices: int) -> int:
+    """How many processes train where there are `devices` accelerators; 0 devices: on the processor.
+
+    Raises InvalidInputError (recover_processes) for more processes than accelerators.
+    """
+    if wanted == "auto":
+        return max(1, devices)
+    if devices and wanted > devices:
+        raise InvalidInputError("recover_processes", field="processes", value=wanted, high=devices)
+    return wanted
+
+
 
 
 # --- bounds and contradictions --------------------------------------------------------------------------------------
@@ -198,6 +215,14 @@ def _cut(name: str, value: object) -> float | str:
     if ratio in (0, 1):
         raise InvalidInputError("recover_ratio", field=name, value=value)
     return ratio
+def _processes(name: str, value: object) -> int | str:
+    try:
+        return AUTO if value == AUTO else whole(name, value, 1, MAX_PROCESSES)
+    except InvalidInputError as error:
+        shown = error.values["value"]
+        raise InvalidInputError("recover_bad_processes", field=name, value=shown, high=MAX_PROCESSES) from error
+
+
 
 
 _CHECKS: dict[str, Callable[[str, object], object]] = {
@@ -234,6 +259,7 @@ _CHECKS: dict[str, Callable[[str, object], object]] = {
     "checkpoint_every_s": _whole(1, MAX_CHECKPOINT_S),
     "cuts": _cuts,
     "sparsity_share": _real(0, 0.9),
+    "processes": _processes,
     "sparsity_weight": _real(0, 1000),
     "seed": _whole(0, MAX_SEED),
 }

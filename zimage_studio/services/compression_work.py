@@ -2,7 +2,8 @@
 
 Each returns what becomes `JobRecord.result`: for `plan` StoredPlan.public(); for `prune` {"model", "path",
 "parameters", "bytes", "peak_memory_bytes", "seconds"}; for `recover` {"model", "path", "steps", "loss_first",
-"loss_last", "seconds"}; for `evaluate` {"card", "metrics", "not_measured"}; for `sensitivity` {"model", "map"}.
+"loss_last", "seconds", "processes"}; for `evaluate` {"card", "metrics", "not_measured"}; for `sensitivity` {"model",
+"map"}.
 """
 
 import json
@@ -16,12 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 from zimage_studio.core.fingerprint import HashCache, fingerprint
 from zimage_studio.core.model_files import inspect_folder
+from zimage_studio.core.recovery.launch import LaunchRequest, accelerators
 from zimage_studio.records.artifact import ModelArtifact
 from zimage_studio.records.compress import PruneRequest, parse_prune
 from zimage_studio.records.job import JobRecord
 from zimage_studio.records.plan import PLAN, PrunePlan
 from zimage_studio.records.progress import Progress
-from zimage_studio.records.recover import RecoveryConfig
+from zimage_studio.records.recover import RecoveryConfig, processes_on
 from zimage_studio.records.report import EvaluationRequest, Metric
 from zimage_studio.records.sensitivity_request import SensitivityRequest
 from zimage_studio.services.compression import MAP
@@ -31,6 +33,7 @@ from zimage_studio.services.job_process import JobProgress, run_job
 from zimage_studio.services.job_table import JobTable
 from zimage_studio.services.models import EMBEDDED_MODEL, ModelService
 from zimage_studio.services.plans import PlanStore, default_name, read_plan
+from zimage_studio.services.recovery_processes import recover_together
 
 if TYPE_CHECKING:
     from zimage_studio.core.pruning.scores import Scores
@@ -138,28 +141,26 @@ class CompressionWork:
     # --- recover
 
     def _recover(self, request: Mapping[str, Any], folder: Path, progress: Progress) -> Mapping[str, object]:
-        from zimage_studio.core.recovery.recover import recover
-
         config = RecoveryConfig.from_dict(request["config"])
+        count = processes_on(config.processes, accelerators())
         student = self._local(request["path"], progress)
         teacher: ModelArtifact | None = None
         if config.uses_teacher:
             taught = str(request["teacher"])
             teacher = self._local(taught, progress) if taught else root_of(self.models, student, progress)
         out = self._models_folder / str(request["name"])
-        done = recover(
-            Path(student.path),
-            out,
-            config,
-            teacher=None if teacher is None else Path(teacher.path),
-            checkpoint_dir=folder,
-            cutter=PlanCutter(self, student, progress) if config.cuts else None,
-            progress=progress,
-            on_log=LossLines(),
-        )
+        taught_by = None if teacher is None else Path(teacher.path)
+        asked = LaunchRequest(Path(student.path), out, folder, config, taught_by)
+        if count > 1:
+            numbers = recover_together(
+                asked, count, data=self.data, job_id=folder.name, progress=progress, on_log=LossLines()
+            )
+        else:
+            cutter = PlanCutter(self, student, progress) if config.cuts else None
+            done = asked.run(progress, LossLines(), cutter)
+            numbers = {name: getattr(done, name) for name in ("steps", "loss_first", "loss_last", "seconds")}
         self._local(str(out), progress)  # its hash is known from now on
-        numbers = {name: getattr(done, name) for name in ("steps", "loss_first", "loss_last", "seconds")}
-        return self._described(out) | numbers
+        return self._described(out) | {**numbers, "processes": count}
 
     # --- evaluate
 
@@ -230,15 +231,20 @@ class CompressionWork:
         return {"model": self.models.get(str(out), allow_paths=True).key, "path": str(out)}
 
 
+def work_of(data: Path, job_id: str) -> CompressionWork:
+    """The services of a job, with the settings that it was queued with."""
+    given, _ = JobTable(data / "jobs.sqlite").settings(job_id)
+    folders = [Path(str(path)) for path in given.get("models", ())]  # type: ignore[attr-defined]
+    offline = bool(given.get("offline"))
+    models = ModelService(data=data, folders=folders, embedded=EMBEDDED_MODEL, offline=offline)
+    return CompressionWork(data, models, PlanStore(data / "plans"), offline)
+
+
 def run_compression_job(data: Path, job_id: str, *, parent: int | None = None, held: int | None = None) -> int:
-    """The process of one compression job, with the settings that it was queued with; returns the exit status."""
+    """The process of one compression job; returns the exit status."""
 
     def work(job: JobRecord, folder: Path, progress: JobProgress) -> Mapping[str, object]:
-        given, _ = JobTable(data / "jobs.sqlite").settings(job.id)
-        folders = [Path(str(path)) for path in given.get("models", ())]  # type: ignore[attr-defined]
-        offline = bool(given.get("offline"))
-        models = ModelService(data=data, folders=folders, embedded=EMBEDDED_MODEL, offline=offline)
-        return CompressionWork(data, models, PlanStore(data / "plans"), offline)(job, folder, progress)
+        return work_of(data, job.id)(job, folder, progress)
 
     return run_job(data, job_id, work, parent=parent, held=held)
 

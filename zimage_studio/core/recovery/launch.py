@@ -13,17 +13,85 @@ import logging
 import os
 import signal
 import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from zimage_studio.core.torch_environment import prepare_torch
 from zimage_studio.errors import Cancelled, UserError
-from zimage_studio.records.progress import Preview
-from zimage_studio.records.recover import parse_recovery
+from zimage_studio.records.progress import Preview, Progress
+from zimage_studio.records.recover import RecoveryConfig
 from zimage_studio.records.strict_json import loads_strict
+
+if TYPE_CHECKING:
+    from zimage_studio.core.recovery.log import OnLog
+    from zimage_studio.core.recovery.recover import Cutter, Recovered
 
 log = logging.getLogger(__name__)
 
 EXIT_REFUSED, EXIT_STOPPED = 2, 3
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchRequest:
+    """What every process is told; see `core.recovery.recover.recover` for the fields."""
+
+    student: Path
+    out: Path
+    checkpoint_dir: Path
+    config: RecoveryConfig
+    teacher: Path | None = None
+    device: str = "auto"
+
+    def to_dict(self) -> dict[str, object]:
+        """As JSON values."""
+        return {
+            "student": str(self.student),
+            "out": str(self.out),
+            "checkpoint_dir": str(self.checkpoint_dir),
+            "config": self.config.to_dict(),
+            "teacher": None if self.teacher is None else str(self.teacher),
+            "device": self.device,
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, object]) -> "LaunchRequest":
+        """Read what `to_dict` gave. Raises ValueError, KeyError, InvalidInputError."""
+        config, teacher = data["config"], data.get("teacher")
+        if not isinstance(config, dict):
+            raise ValueError("config is not an object")
+        return cls(
+            student=Path(str(data["student"])), out=Path(str(data["out"])),
+            checkpoint_dir=Path(str(data["checkpoint_dir"])), config=RecoveryConfig.from_dict({"schema": 1, **config}),
+            teacher=Path(str(teacher)) if teacher else None, device=str(data.get("device", "auto")),
+        )  # fmt: skip
+
+    def run(self, progress: Progress, on_log: "OnLog | None" = None, cutter: "Cutter | None" = None) -> "Recovered":
+        """The part of this process. Imports torch and diffusers. Raises what `recover` does."""
+        from zimage_studio.core.torch_environment import prepare_torch
+
+        prepare_torch()
+        from zimage_studio.core.recovery.recover import recover
+
+        return recover(
+            self.student, self.out, self.config, teacher=self.teacher, checkpoint_dir=self.checkpoint_dir,
+            device=self.device, cutter=cutter, progress=progress, on_log=on_log,
+        )  # fmt: skip
+
+
+def read_object(path: Path) -> dict[str, object]:
+    """The JSON object in a file. Raises ValueError, OSError."""
+    data = loads_strict(path.read_text(encoding="utf-8"))
+    if not isinstance(data, dict):
+        raise ValueError("the request is not an object")
+    return data
+
+
+def accelerators() -> int:
+    """How many devices training can use, a process each; 0 where there is only the processor. Imports torch."""
+    import torch
+
+    return torch.accelerator.device_count() if torch.accelerator.is_available() else 0
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -35,8 +103,6 @@ def main(arguments: list[str] | None = None) -> int:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    prepare_torch()
-    from zimage_studio.core.recovery.recover import recover  # imports torch and diffusers
 
     def progress(done: float, total: float, note: str, /, preview: Preview | None = None) -> None:
         log.debug("%s %s/%s", note, done, total)
@@ -44,15 +110,7 @@ def main(arguments: list[str] | None = None) -> int:
             raise Cancelled
 
     try:
-        data = loads_strict(options.request.read_text(encoding="utf-8"))
-        if not isinstance(data, dict):
-            raise ValueError("the request is not an object")
-        teacher = data.get("teacher")
-        done = recover(
-            Path(str(data["student"])), Path(str(data["out"])), parse_recovery(_settings(data)),
-            teacher=Path(str(teacher)) if teacher else None, checkpoint_dir=Path(str(data["checkpoint_dir"])),
-            device=str(data.get("device", "auto")), progress=progress,
-        )  # fmt: skip
+        done = LaunchRequest.from_dict(read_object(options.request)).run(progress)
     except UserError as error:
         log.error("%s", error)
         return EXIT_REFUSED
@@ -61,13 +119,6 @@ def main(arguments: list[str] | None = None) -> int:
     if os.environ.get("RANK", "0") == "0":
         log.info("%s", json.dumps({"path": str(done.path), "steps": done.steps, "loss": done.loss_last}))
     return 0
-
-
-def _settings(data: dict[str, object]) -> dict[str, object]:
-    config = data["config"]
-    if not isinstance(config, dict):
-        raise ValueError("config is not an object")
-    return {name: value for name, value in config.items() if name != "schema"}
 
 
 if __name__ == "__main__":

@@ -34,8 +34,11 @@ from zimage_studio.records.plan import PrunePlan
 from zimage_studio.records.progress import Preview, Progress, silent
 from zimage_studio.records.recover import RecoveryConfig
 
-DOES_NOT_MATTER = ("validate_every_s", "samples", "sample_every_s", "checkpoint_every_s")
-"""What may change between two starts: it decides what is seen of training, not what comes out."""
+DOES_NOT_MATTER = ("validate_every_s", "samples", "sample_every_s", "checkpoint_every_s", "processes")
+"""What may change between two starts: it decides what is seen of training, not what comes out.
+
+How many processes there really are does decide, and is counted beside the settings.
+"""
 CHECKPOINT_NUMBERS = 4
 """Weights, average and two moments."""
 

@@ -17,7 +17,9 @@ class World:
     """Rank and number of the processes, and what they say to each other. Every process holds the whole model."""
 
     def __init__(self, device: str = "auto") -> None:
-        self._accelerator = Accelerator(cpu=device == "cpu", kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)])
+        # without an accelerator it would take each process for the only one, unless told
+        on_cpu = device == "cpu" or not torch.accelerator.is_available()
+        self._accelerator = Accelerator(cpu=on_cpu, kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)])
         own = self._accelerator.device if device in ("auto", "cpu", "cuda") else torch.device(device)
         self.device = torch.device(own.type) if own.type == "cpu" else own  # it numbers CPUs by process
         self.rank: int = self._accelerator.process_index
