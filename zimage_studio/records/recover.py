@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Literal, get_args
 
 from zimage_studio.errors import InvalidInputError
-from zimage_studio.records.checks import flag, real, text, whole
+from zimage_studio.records.checks import flag, real, refuse_unknown, text, whole
 from zimage_studio.records.strict_json import loads_strict
 
 SCHEMA = 1
@@ -141,13 +141,13 @@ def parse_recovery(values: Mapping[str, object], base: RecoveryConfig | None = N
 
     A budget given replaces the budget of `base`. Raises InvalidInputError naming the field.
     """
-    known = [f.name for f in fields(RecoveryConfig)]
-    if unknown := values.keys() - set(known):
-        raise InvalidInputError("unknown_field", field=min(unknown), known=", ".join(known))
+    refuse_unknown(values, (f.name for f in fields(RecoveryConfig)))
     given = {name: value for name, value in values.items() if value is not None}
     if given.keys() & {"steps", "minutes"}:
         given = {"steps": None, "minutes": None, **given}
     return replace(RecoveryConfig() if base is None else base, **given)  # type: ignore[arg-type]
+
+
 def processes_on(wanted: int | Literal["auto"], devices: int) -> int:
     """How many processes train where there are `devices` accelerators; 0 devices: on the processor.
 
@@ -158,8 +158,6 @@ def processes_on(wanted: int | Literal["auto"], devices: int) -> int:
     if devices and wanted > devices:
         raise InvalidInputError("recover_processes", field="processes", value=wanted, high=devices)
     return wanted
-
-
 
 
 # --- bounds and contradictions --------------------------------------------------------------------------------------
@@ -215,14 +213,14 @@ def _cut(name: str, value: object) -> float | str:
     if ratio in (0, 1):
         raise InvalidInputError("recover_ratio", field=name, value=value)
     return ratio
+
+
 def _processes(name: str, value: object) -> int | str:
     try:
         return AUTO if value == AUTO else whole(name, value, 1, MAX_PROCESSES)
     except InvalidInputError as error:
         shown = error.values["value"]
         raise InvalidInputError("recover_bad_processes", field=name, value=shown, high=MAX_PROCESSES) from error
-
-
 
 
 _CHECKS: dict[str, Callable[[str, object], object]] = {
@@ -259,9 +257,9 @@ _CHECKS: dict[str, Callable[[str, object], object]] = {
     "checkpoint_every_s": _whole(1, MAX_CHECKPOINT_S),
     "cuts": _cuts,
     "sparsity_share": _real(0, 0.9),
-    "processes": _processes,
     "sparsity_weight": _real(0, 1000),
     "seed": _whole(0, MAX_SEED),
+    "processes": _processes,
 }
 
 
