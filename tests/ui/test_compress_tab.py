@@ -249,11 +249,25 @@ def test_a_training_is_a_line_a_sentence_and_the_same_pictures_twice(tmp_path: P
             Image.new("RGB", (8, 8)).save(tmp_path / "samples" / f"main-{step:06d}-{number}.png")
     result = {"model": "better", "steps": 20, "seconds": 3.0, "loss_first": 0.4, "loss_last": 0.2}
     html = recover_view.recovery(job(kind="recover", state="done", result=result), tmp_path, t)
-    assert html.count("<polyline") == 2
+    assert html.count("<polyline") == 3  # the loss as it is, its running mean, and on pictures kept aside
     assert html.count("<img") == 4
     assert t("recover_fell", first="0.4", last="0.2") in plain(html)
     running = recover_view.recovery(job(kind="recover"), tmp_path / "nothing", t)
     assert t("recover_no_loss_yet") in plain(running)
+
+
+def test_a_loss_is_smoothed_over_what_came_before():
+    assert recover_view.smooth([]) == []
+    few = [(step, float(step)) for step in range(1, 16)]
+    assert recover_view.smooth(few) == few
+    many = recover_view.smooth([(step, float(step % 2)) for step in range(160)])
+    assert [step for step, _ in many] == list(range(160))
+    assert {value for _, value in many[20:]} == {0.5}
+
+
+def test_a_training_that_was_stopped_did_not_fail(tmp_path: Path):
+    html = recover_view.recovery(job(kind="recover", state="stopped"), tmp_path, EN)
+    assert EN("recover_stopped") in plain(html) and "zs-clash" not in html
 
 
 # --- family and frame
@@ -268,6 +282,11 @@ def test_the_tree_marks_the_chosen_model_and_its_children_stand_under_it(quiet: 
     assert 'data-depth="1"' in html
     assert "width:50.00%" in html
     assert "<img" not in html
+    stranger = FamilyMember(replace(tiny, key="huge", bytes=10**12), "", 0, False, None)
+    assert "width:50.00%" in compress_family.tree([*members, stranger], "small", EN)
+    named = [members[0], replace(members[1], artifact=replace(child, parent="f" * 64))]
+    assert f"made from {tiny.name}" in compress_family.note(named, "small", EN)
+    assert "made from ffffffffffff" in compress_family.note(named[1:], "small", EN)
 
 
 def test_the_path_has_all_its_steps_in_order():

@@ -3,16 +3,23 @@
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import PurePath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from zimage_studio.errors import InvalidInputError, UserError
+from zimage_studio.errors import Cancelled, InvalidInputError, UserError
 from zimage_studio.messages import Lang, say
 from zimage_studio.records.job import JobRecord
+from zimage_studio.services.knockouts import KnockOutJob, KnockOutView
 from zimage_studio.services.studio import Studio
 from zimage_studio.ui import forms
-from zimage_studio.ui.doors import errors_as_answers, lang_of
+from zimage_studio.ui.compress_lab import file_stem, served_png
+from zimage_studio.ui.doors import errors_as_answers, lang_of, session_of
+from zimage_studio.ui.texts import Texts
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 WATCH_S = 0.5
 PROGRESS_STEPS = 1000
@@ -21,8 +28,8 @@ PROGRESS_STEPS = 1000
 def compress_endpoints(studio: Studio) -> list[Any]:
     """The functions to hand to gr.api."""
     return [
-        _plan(studio), _prune(studio), _recover(studio), _evaluate(studio), _sensitivity(studio), _jobs(studio),
-        _job(studio), _stop(studio), _resume(studio), _log(studio), _family(studio),
+        _plan(studio), _prune(studio), _recover(studio), _evaluate(studio), _sensitivity(studio), _knock_out(studio),
+        _jobs(studio), _job(studio), _stop(studio), _resume(studio), _log(studio), _family(studio),
     ]  # fmt: skip
 
 
@@ -41,6 +48,7 @@ def _plan(studio: Studio) -> Any:
         protect_ends: bool = True,
         name: str = "",
         wait: bool = True,
+        overwrite: bool = False,
     ) -> dict[str, Any]:
         """Decide what to cut from a model and foretell what comes of it, as a job. Nothing is cut.
 
@@ -48,7 +56,7 @@ def _plan(studio: Studio) -> Any:
         of compression returns the job: "id", "kind", "state", "progress", "note", "eta_s", "reason", "request" and
         "result". With `wait` it returns when the job is over and fails when the job did; else at once. The result has
         "id" (its name for /compress_prune), "plan", "parameters_before", "parameters_after", "bytes_after",
-        "predicted_speedup", "loads_in" and "blocks".
+        "predicted_speedup", "loads_in" and "blocks". A `name` that is taken is refused unless it may be overwritten.
         """
         lang = lang_of(request)
         values = {
@@ -57,7 +65,8 @@ def _plan(studio: Studio) -> Any:
             "protect_ends": protect_ends,
         }  # fmt: skip
         with errors_as_answers(lang):
-            return _over(studio, studio.compression.plan(values, save_as=_text("name", name)), lang, wait)
+            job = studio.compression.plan(values, save_as=_text("name", name), overwrite=overwrite)
+            return _over(studio, job, lang, wait)
 
     return compress_plan
 
@@ -153,6 +162,69 @@ def _sensitivity(studio: Studio) -> Any:
             return _with_cells(studio, _over(studio, job, lang, wait))
 
     return compress_sensitivity
+
+
+def _knock_out(studio: Studio) -> Any:
+    def compress_knock_out(
+        request: gr.Request,
+        parts: list[str],
+        prompt: str = "",
+        negative_prompt: str = "",
+        seed: str = "",
+        width: int | None = None,
+        height: int | None = None,
+        steps: int | None = None,
+        guidance: float | None = None,
+        model: str = "",
+    ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        """Draw one picture twice, with the whole model and without `parts`; the model stays as it is.
+
+        `parts` are called as on the page: layers.2 (a block), layers.2.attention, layers.2.feed_forward,
+        layers.1.head.3; also of noise_refiner and context_refiner. The rest is as in /generate_image. Returns both
+        PNG files, which no recipe makes again, and {"parts", "model", "seed" (text), "psnr_db" (null when equal),
+        "ssim", "max_difference"}.
+        """
+        lang = lang_of(request)
+        with errors_as_answers(lang):
+            values = {
+                "prompt": prompt, "negative_prompt": negative_prompt, "seed": seed, "width": width, "height": height,
+                "steps": steps, "guidance": guidance,
+            }  # fmt: skip
+            key = _text("model", model) or studio.settings.model
+            job = studio.compression.knock_out(values, parts, model=key, session=session_of(request))
+            view = _drawn(job, lang)
+        assert view.whole_HWC is not None  # it came to its end
+        assert view.knocked_HWC is not None
+        assert view.distance is not None
+        facts = {"parts": [str(knock) for knock in job.knocks], "model": job.model, "seed": str(job.request.seed)}
+        return (
+            _picture(view.whole_HWC, "whole"),
+            _picture(view.knocked_HWC, file_stem(job.knocks)),
+            {**facts, **asdict(view.distance)},
+        )
+
+    return compress_knock_out
+
+
+def _drawn(job: KnockOutJob, lang: Lang) -> KnockOutView:
+    """The end of a knock-out, with the progress forwarded. Raises UserError, gr.Error where the fault is ours."""
+    progress = gr.Progress()
+    view = job.view
+    while not view.finished:
+        progress((int(view.done), int(view.total) or 1), desc=say(view.note, lang), unit="")
+        view = job.wait_change(view.version, WATCH_S)
+    try:
+        return job.result()
+    except Cancelled:
+        raise UserError("job_stopped") from None
+    except RuntimeError as error:
+        raise gr.Error(Texts(lang)("stage_bug"), print_exception=False) from error
+
+
+def _picture(pixels_HWC: "NDArray[np.uint8]", stem: str) -> dict[str, Any]:
+    """A picture as Gradio's clients download it."""
+    served = served_png(pixels_HWC, stem)
+    return {"path": served, "orig_name": f"{stem}.png", "mime_type": "image/png", "meta": {"_type": "gradio.FileData"}}
 
 
 def _jobs(studio: Studio) -> Any:

@@ -5,7 +5,7 @@ from typing import Any
 import gradio as gr
 
 from zimage_studio.services.studio import Studio
-from zimage_studio.ui import compress_family, present
+from zimage_studio.ui import compress_family
 from zimage_studio.ui.compress_frame import Frame, pick_of
 from zimage_studio.ui.doors import PRIVATE, Update
 from zimage_studio.ui.family import PICK
@@ -50,9 +50,9 @@ class ChooseCard:
 
     def told(self, model: object) -> Update:
         """What is said of the choice."""
-        found = next((artifact for artifact in self._studio.models.list() if artifact.key == model), None)
-        note = present.note(self._t("compress_no_model")) if found is None else present.model_note(found, self._t)
-        return {self._note: note, self._tree: compress_family.tree(self._studio.compression.family(), model, self._t)}
+        members = self._studio.compression.family()
+        note = compress_family.note(members, model, self._t)
+        return {self._note: note, self._tree: compress_family.tree(members, model, self._t)}
 
     def offer(self, frame: Frame) -> None:
         """Wire the tree; a click chooses."""

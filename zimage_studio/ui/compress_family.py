@@ -1,4 +1,4 @@
-"""The family tree of the models: each under its parent, as large as its bar, with what its report card says."""
+"""The family tree of the models: each under its parent with a bar of its size and what its report card says."""
 
 from collections.abc import Sequence
 
@@ -16,9 +16,33 @@ def tree(members: Sequence[FamilyMember], chosen: object, t: Texts) -> str:
     """All models that are here; the chosen one is marked, a click chooses another."""
     if not members:
         return present.note(t("family_empty"))
-    largest = max(member.artifact.bytes or 0 for member in members) or 1
-    rows = "".join(_row(member, largest, member.key == chosen, t) for member in members)
+    roots = _roots(members)
+    largest: dict[str, int] = {}
+    for member in members:
+        largest[roots[member.key]] = max(member.artifact.bytes or 1, largest.get(roots[member.key], 1))
+    rows = "".join(_row(member, largest[roots[member.key]], member.key == chosen, t) for member in members)
     return f'<ul class="zs-family" aria-label="{escape(t("family_title"))}">{rows}</ul>'
+
+
+def note(members: Sequence[FamilyMember], model: object, t: Texts) -> str:
+    """What a model is, in one line, with the name of its parent where that is here."""
+    found = next((member for member in members if member.key == model), None)
+    if found is None:
+        return present.note(t("compress_no_model"))
+    parent = next((member.artifact.name for member in members if member.key == found.parent), "")
+    return present.model_note(found.artifact, t, parent)
+
+
+def _roots(members: Sequence[FamilyMember]) -> dict[str, str]:
+    """For each model the eldest of its family: only relatives are compared by size."""
+    parents = {member.key: member.parent for member in members}
+    roots: dict[str, str] = {}
+    for key in parents:
+        eldest = key
+        for _ in members:
+            eldest = parents.get(eldest) or eldest
+        roots[key] = eldest
+    return roots
 
 
 def _row(member: FamilyMember, largest: int, is_chosen: bool, t: Texts) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 import gradio as gr
 
 from zimage_studio.records.job import JobKind, JobRecord
-from zimage_studio.ui import present
+from zimage_studio.ui import compress_family, present
 from zimage_studio.ui.compress_frame import Frame
 from zimage_studio.ui.doors import Update
 
@@ -29,11 +29,12 @@ class UseCard:
     def shown(self, model: str, fresh: str) -> Update:
         """What the model is, and whether it can be used now."""
         t = self._frame.t
-        found = next((artifact for artifact in self._frame.studio.models.list() if artifact.key == model), None)
+        members = self._frame.studio.compression.family()
+        found = next((member.artifact for member in members if member.key == model), None)
         if found is None:
             return {self._about: present.note(t("compress_no_model")), self.button: gr.update(interactive=False)}
         name = f'<p class="zs-sentence"><b>{present.escape(found.name)}</b></p>'
-        return {self._about: name + present.model_note(found, t), self.button: gr.update(interactive=True)}
+        return {self._about: name + compress_family.note(members, model, t), self.button: gr.update(interactive=True)}
 
     def live(self, job: JobRecord) -> Update:
         """Nothing."""

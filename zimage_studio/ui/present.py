@@ -161,8 +161,8 @@ def note(words: str) -> str:
     return f'<p class="zs-note">{escape(words)}</p>'
 
 
-def model_note(artifact: ModelArtifact, t: Texts) -> str:
-    """What the chosen model is, in one line."""
+def model_note(artifact: ModelArtifact, t: Texts, parent: str = "") -> str:
+    """What the chosen model is, in one line; `parent` is the name of what it was made from, where that is known."""
     parts = []
     if artifact.family != "other":
         parts.append(t(f"model_family_{artifact.family}"))
@@ -175,7 +175,7 @@ def model_note(artifact: ModelArtifact, t: Texts) -> str:
     elif artifact.missing:
         parts.append(say(artifact.missing, t.lang))
     if artifact.parent:
-        parts.append(t("model_made_from", parent=artifact.parent[:12]))
+        parts.append(t("model_made_from", parent=parent or artifact.parent[:12]))
     return note(" · ".join(parts))
 
 

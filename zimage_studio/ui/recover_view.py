@@ -21,6 +21,8 @@ LOG, SAMPLES = "log.jsonl", "samples"
 MAX_LOG_BYTES = 20_000_000
 MAX_POINTS = 400
 WIDTH, HEIGHT = 600, 180
+SMOOTHED = 8
+"""The line of the loss is a running mean over this part of all steps so far."""
 SAMPLE_PX = 192
 _SAMPLE = re.compile(r"(.+-\d{6})-(\d+)\.png")
 
@@ -75,8 +77,9 @@ def plot(points: Sequence[LossPoint], t: Texts) -> str:
     low, high = min(values), max(values)
     room = (high - low) * 0.05 or abs(high) * 0.05 or 1.0
     bounds = (low - room, high + room)
-    lines = _line(losses, last, bounds, "zs-loss") + _line(checks, last, bounds, "zs-validation", dots=True)
-    words = [t("recover_plot_loss", value=_short(losses[-1][1]))] if losses else []
+    lines = _line(losses, last, bounds, "zs-loss-raw") + _line(smooth(losses), last, bounds, "zs-loss")
+    lines += _line(checks, last, bounds, "zs-validation", dots=True)
+    words = [t("recover_plot_loss", value=_short(smooth(losses)[-1][1]))] if losses else []
     words += [t("recover_plot_validation", value=_short(checks[-1][1]))] if checks else []
     kinds = ["zs-loss"] * bool(losses) + ["zs-validation"] * bool(checks)
     legend = "".join(f'<span class="{kind}">{escape(word)}</span>' for kind, word in zip(kinds, words, strict=True))
@@ -87,6 +90,14 @@ def plot(points: Sequence[LossPoint], t: Texts) -> str:
         f'<div class="zs-loss-x" aria-hidden="true"><span>0</span><span>{escape(t("recover_plot_steps", step=last))}'
         f'</span></div><figcaption class="zs-legend">{legend}</figcaption></figure>'
     )
+
+
+def smooth(points: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
+    """Each loss as the mean of it and what came shortly before: a batch says little about the model."""
+    width = max(1, len(points) // SMOOTHED)
+    values = [value for _, value in points]
+    windows = (values[max(0, end - width) : end] for end in range(1, len(values) + 1))
+    return [(step, sum(window) / len(window)) for (step, _), window in zip(points, windows, strict=True)]
 
 
 def pictures(folder: Path, t: Texts) -> str:
@@ -153,8 +164,9 @@ def _ended(job: JobRecord, t: Texts) -> str:
             words = f"{words}{' ' if t.lang == 'en' else ''}{t('recover_fell', first=_short(first), last=_short(last))}"
         return f'<p class="zs-made">{escape(words)}</p>'
     if job.finished:
-        why = job.problem.text(t.lang) if job.problem is not None else t("recover_stopped")
-        return f'<p class="zs-clash">{escape(why)}</p>'
+        if job.problem is None:
+            return f'<p class="zs-halted">{escape(t("recover_stopped"))}</p>'
+        return f'<p class="zs-clash">{escape(job.problem.text(t.lang))}</p>'
     return ""
 
 
