@@ -71,6 +71,15 @@ def cut(page: Page) -> None:
     expect(page.locator("#zs-family li[data-depth='1']")).to_contain_text("small")
 
 
+def listed_in_generate(page: Page, name: str) -> None:
+    """A model that a job made is in the list without a reload."""
+    page.get_by_role("tab", name="Generate", exact=True).click()
+    page.locator("#zs-model input").click()
+    expect(page.get_by_role("option", name=name)).to_be_visible()
+    page.keyboard.press("Escape")
+    open_compress(page)
+
+
 def judge(page: Page) -> None:
     """Two prompts, without the quantised parent."""
     step(page, "judge")
@@ -86,6 +95,7 @@ def test_the_whole_path_from_the_choice_to_a_picture(browser: Browser, tmp_path:
         open_compress(page)
         make_plan(page)
         cut(page)
+        listed_in_generate(page, "small")
         page.click("#zs-cut-on")
         expect(page.locator("#zs-recover-about")).to_contain_text("small goes on learning")
         page.fill("#zs-recover-amount input", "6")

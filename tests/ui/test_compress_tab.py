@@ -21,7 +21,7 @@ from zimage_studio.records.recover import RecoveryConfig, parse_recovery
 from zimage_studio.services.family import FamilyMember
 from zimage_studio.services.studio import Studio, build_studio
 from zimage_studio.settings import Settings
-from zimage_studio.ui import compress_family, compress_view, jobs_view, recover_view
+from zimage_studio.ui import compress_family, compress_view, jobs_view, present, recover_view
 from zimage_studio.ui.compress_frame import STEPS, Frame
 from zimage_studio.ui.compress_jobs import place_of
 from zimage_studio.ui.compress_plan import PlanCard, parse_edits
@@ -251,7 +251,7 @@ def test_a_training_is_a_line_a_sentence_and_the_same_pictures_twice(tmp_path: P
     html = recover_view.recovery(job(kind="recover", state="done", result=result), tmp_path, t)
     assert html.count("<polyline") == 3  # the loss as it is, its running mean, and on pictures kept aside
     assert html.count("<img") == 4
-    assert t("recover_fell", first="0.4", last="0.2") in plain(html)
+    assert t("recover_went", first="0.5", last="0.3") in plain(html)
     running = recover_view.recovery(job(kind="recover"), tmp_path / "nothing", t)
     assert t("recover_no_loss_yet") in plain(running)
 
@@ -268,6 +268,13 @@ def test_a_loss_is_smoothed_over_what_came_before():
 def test_a_training_that_was_stopped_did_not_fail(tmp_path: Path):
     html = recover_view.recovery(job(kind="recover", state="stopped"), tmp_path, EN)
     assert EN("recover_stopped") in plain(html) and "zs-clash" not in html
+
+
+def test_chinese_counts_parameters_in_ten_thousands_and_hundred_millions():
+    assert [present.parameters(n, ZH) for n in (6_500_000, 110_600_000, 6_150_000_000)] == [
+        "650 万参数", "1.1 亿参数", "62 亿参数",
+    ]  # fmt: skip
+    assert present.parameters(110_600_000, EN) == "110.6 M parameters"
 
 
 # --- family and frame

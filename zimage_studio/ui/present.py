@@ -229,8 +229,9 @@ def local_minute(created: str) -> str:
 
 def parameters(number: int, t: Texts) -> str:
     """Chinese counts in 10^4 and 10^8, English in 10^6 and 10^9."""
-    if number >= 10**9:
-        return t("model_parameters_billions", billions=f"{number / 1e9:.1f}", yi=f"{number / 1e8:.0f}")
+    if number >= (10**8 if t.lang == "zh" else 10**9):
+        yi = f"{number / 1e8:.0f}" if number >= 10**9 else f"{number / 1e8:.1f}"
+        return t("model_parameters_billions", billions=f"{number / 1e9:.1f}", yi=yi)
     return t("model_parameters", millions=f"{number / 1e6:.1f}", wan=f"{number / 1e4:.0f}")
 
 

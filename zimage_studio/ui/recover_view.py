@@ -40,7 +40,7 @@ class LossPoint:
 def recovery(job: JobRecord, folder: Path, t: Texts) -> str:
     """What there is to see of a training, whether it runs or has ended."""
     points = read_points(folder / LOG)
-    parts = [_ended(job, t), plot(points, t) if points else _waiting(job, t), pictures(folder / SAMPLES, t)]
+    parts = [_ended(job, points, t), plot(points, t) if points else _waiting(job, t), pictures(folder / SAMPLES, t)]
     return f'<div class="zs-recovery">{"".join(parts)}</div>'
 
 
@@ -153,15 +153,16 @@ def _waiting(job: JobRecord, t: Texts) -> str:
     return "" if job.finished else present.note(t("recover_no_loss_yet"))
 
 
-def _ended(job: JobRecord, t: Texts) -> str:
+def _ended(job: JobRecord, points: Sequence[LossPoint], t: Texts) -> str:
     """How it ended, in a sentence; nothing while it runs."""
     if job.state == "done":
         result = job.result
-        first, last = _real(result.get("loss_first")), _real(result.get("loss_last"))
+        checks = [point.validation for point in points if point.validation is not None]
         words = t("recover_made", name=result.get("model", ""), steps=result.get("steps", 0),
                   time=present.duration(_real(result.get("seconds")) or 0.0, t))  # fmt: skip
-        if first is not None and last is not None:
-            words = f"{words}{' ' if t.lang == 'en' else ''}{t('recover_fell', first=_short(first), last=_short(last))}"
+        if len(checks) > 1:
+            went = t("recover_went", first=_short(checks[0]), last=_short(checks[-1]))
+            words = f"{words}{' ' if t.lang == 'en' else ''}{went}"
         return f'<p class="zs-made">{escape(words)}</p>'
     if job.finished:
         if job.problem is None:

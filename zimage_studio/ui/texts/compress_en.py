@@ -227,7 +227,7 @@ COMPRESS_EN: dict[str, str] = {
     "recover_sample": "Sample picture {number}",
     "recover_stopped": "Training was stopped. Resume it and it goes on from its last checkpoint.",
     "recover_made": "{name} is there: {steps} steps, {time} of training.",
-    "recover_fell": "The training loss went from {first} to {last}.",
+    "recover_went": "On pictures it never trained on, the loss went from {first} to {last}.",
     # use
     "use_intro": "The Generate tab lists the model like any other; memory profiles and replay work with it.",
     "use_go": "Open it in Generate",

@@ -219,7 +219,7 @@ COMPRESS_ZH: dict[str, str] = {
     "recover_sample": "样图 {number}",
     "recover_stopped": "训练已停止。继续后会从最后的检查点接着训练。",
     "recover_made": "{name} 已生成：训练 {steps} 步，用时 {time}。",
-    "recover_fell": "训练损失从 {first} 降到 {last}。",
+    "recover_went": "在未参与训练的图片上，损失从 {first} 变为 {last}。",
     # use
     "use_intro": "此模型和其他模型一样，在“生成”页的列表里；内存方案和重现也都可用。",
     "use_go": "在“生成”页打开",
