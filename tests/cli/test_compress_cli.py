@@ -89,6 +89,8 @@ def test_from_a_plan_to_a_report_card(capsys, data):
         (["plan", "--kind", "ffn", "--criterion", "guess", "--ratio", "0.5"], "criterion"),
         (["plan", "--kind", "ffn", "--ratio", "0.5", "--model", "nobody"], "nobody"),
         (["plan", "--kind", "ffn", "--ratio", "0.5", "--name", "../x"], "no two dots together"),
+        (["plan", "--kind", "ffn", "--ratio", "0.5", "--out", __file__], "test_compress_cli.py already"),
+        (["recover", "tiny", "--steps", "1", "--processes", "0"], "from 1 to 64, or auto"),
         (["prune", "nothing"], "There is no plan called nothing"),
         (["recover", "tiny", "--steps", "0"], "steps"),
         (["recover", "tiny", "--data-set", "/no/such/folder", "--steps", "1"], "/no/such/folder"),

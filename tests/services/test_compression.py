@@ -93,7 +93,8 @@ def test_on_the_processor_pictures_go_on_beside_a_job(random_studio: Studio) -> 
     assert pixels(random_studio).shape == (64, 64, 3)
     random_studio.jobs.table.insert(JOB, settings={}, needs_bytes=0)
     assert (
-        random_studio.compression.slowed("en") == "A job (recovery) is running on this processor: both will be slower."
+        random_studio.compression.slowed("en")
+        == "A job (recovery) is running on this processor: it and your pictures slow each other down."
     )
     random_studio.manager.take_back()
 
@@ -135,3 +136,43 @@ def test_a_lora_of_the_parent_is_carried_over_to_the_child(random_studio: Studio
     assert load_file(tmp_path / "c.safetensors")[f"{key}.lora_B.weight"].shape == (width, 2)
     with pytest.raises(UserError, match="not cut by a plan"):
         random_studio.compression.carry_lora(tmp_path / "l.safetensors", "one", tmp_path / "d.safetensors")
+
+
+def test_a_plan_is_never_overwritten_without_a_word(random_studio: Studio, two_models: Path) -> None:
+    from tests.pruning_plans import plan_of
+
+    service = random_studio.compression
+    first = service.save_plan(plan_of(two_models / "one", ("ffn",), ratio=0.5), "first")
+    other = service.save_plan(plan_of(two_models / "one", ("ffn",), ratio=0.25), "other")
+    edits = [{"stack": "layers", "index": 0, "kept": False}]
+    asks = (
+        lambda **how: service.edit_plan("first", edits, save_as="other", **how),
+        lambda **how: service.save_plan(first.plan, "other", **how),
+        lambda **how: service.plan({"model": "one", "kinds": "ffn", "ratio": 0.5}, save_as="other", **how),
+    )
+    for ask in asks:
+        with pytest.raises(UserError, match="There is a plan called other already"):
+            ask()
+        with pytest.raises(InvalidInputError):
+            ask(overwrite="yes")
+    assert service.get_plan("other").plan == other.plan
+    assert random_studio.jobs.list() == ()
+
+    assert service.edit_plan("first", edits, save_as="third").plan.edited
+    assert service.get_plan("first").plan == first.plan
+    changed = service.edit_plan("first", edits, save_as="other", overwrite=True)
+    assert service.get_plan("other").plan == changed.plan != other.plan
+    assert service.edit_plan("other", edits).id == "other"  # in its own place: that is what was asked
+
+
+def test_a_plan_that_a_job_is_going_to_save_has_its_name_already(random_studio: Studio, two_models: Path) -> None:
+    from tests.pruning_plans import plan_of
+
+    service, asked = random_studio.compression, {"model": "one", "kinds": "ffn", "ratio": 0.5}
+    job = service.plan(asked, save_as="mine")
+    with pytest.raises(UserError, match="There is a plan called mine already"):
+        service.plan(asked, save_as="mine")
+    with pytest.raises(UserError, match="There is a plan called mine already"):
+        service.save_plan(plan_of(two_models / "one", ("ffn",), ratio=0.5), "mine")
+    assert random_studio.jobs.wait(job.id, UNTIL_S * 3).result["id"] == "mine"
+    assert service.get_plan("mine").plan.target == {"ratio": 0.5}

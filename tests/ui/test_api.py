@@ -22,7 +22,7 @@ PUBLIC = {
     "/memory_status", "/memory_plan", "/memory_measure", "/set_memory_profile",
     "/compress_plan", "/compress_prune", "/compress_recover", "/compress_evaluate", "/compress_sensitivity",
     "/compress_jobs", "/compress_job", "/compress_job_stop", "/compress_job_resume", "/compress_job_log",
-    "/compress_family",
+    "/compress_knock_out", "/compress_family",
 }  # fmt: skip
 SMALL = {"width": 64, "height": 64, "steps": 2, "guidance": 0.0}
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import typer
 
-from zimage_studio.cli import compress, images
+from zimage_studio.cli import compress, images, understand
 from zimage_studio.cli.jobs import jobs_app, run_process
 from zimage_studio.cli.memory import memory_app
 from zimage_studio.cli.models import models_app
@@ -34,6 +34,7 @@ def build_app() -> typer.Typer:
     )
     for command in (
         images.generate, images.inspect, images.replay, images.grid,
+        understand.sensitivity, understand.knock_out,
         compress.plan, compress.prune, compress.recover, compress.evaluate, compress.carry_lora,
     ):  # fmt: skip
         app.command()(command)

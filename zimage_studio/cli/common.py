@@ -44,6 +44,8 @@ VarietyOption = Annotated[
 ImageOption = Annotated[Path | None, typer.Option("--image", metavar="FILE", help="A picture to start from.")]
 StrengthOption = Annotated[str | None, typer.Option(help="How much of it may change, 0.01 to 1.")]
 
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Also in place of what is called so already.")]
+
 
 @dataclass(frozen=True, slots=True)
 class Printer:
@@ -154,6 +156,13 @@ def watch_grid(grid: Grid, printer: Printer) -> GridView:
     if sys.stderr.isatty():
         sys.stderr.write("\n")
     return grid.result()
+
+
+def refuse_taken(*paths: Path) -> None:
+    """Raises UserError (file_taken) for the first file that is there already."""
+    for path in paths:
+        if path.exists():
+            raise UserError("file_taken", value=path)
 
 
 def copied(image: StoredImage, folder: Path) -> StoredImage:

@@ -5,29 +5,21 @@ from typing import Annotated
 
 import typer
 
-from zimage_studio.cli.common import (
-    DataOption,
-    FoldersOption,
-    JsonOption,
-    LangOption,
-    ModelOption,
-    OfflineOption,
-    Printer,
-    given,
-)
+from zimage_studio.cli.common import OverwriteOption, given, refuse_taken
 from zimage_studio.cli.following import compressing, follow
+from zimage_studio.cli.options import Common, with_common
 from zimage_studio.errors import InvalidInputError, UserError
-from zimage_studio.messages import Lang
 from zimage_studio.records.recover import RecoveryConfig
 from zimage_studio.services.compression import prompts_of
 from zimage_studio.services.files import replace_durably
-from zimage_studio.settings import Settings, load_settings
 
 NameOption = Annotated[str | None, typer.Option("--name", help="What to call it; a readable name when not given.")]
 ModelArgument = Annotated[str, typer.Argument(help="A key of `models`, a path or a hub id.")]
 
 
+@with_common("model")
 def plan(
+    common: Common,
     kind: Annotated[str, typer.Option(metavar="KIND,…", help="What to cut: depth, ffn, heads; or dim alone.")],
     criterion: Annotated[
         str, typer.Option(help="random, l1, group_l2, taylor, fisher, activation, ablation or block_influence.")
@@ -42,47 +34,43 @@ def plan(
     note: Annotated[str | None, typer.Option(help="A remark to keep with the plan.")] = None,
     name: NameOption = None,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write the plan to this file.")] = None,
-    model: ModelOption = None,
-    folders: FoldersOption = None,
-    data: DataOption = None,
-    lang: LangOption = None,
-    offline: OfflineOption = None,
-    as_json: JsonOption = False,
+    overwrite: OverwriteOption = False,
 ) -> None:
     """Decide what to cut and foretell what comes of it. Nothing is cut."""
-    settings = _settings(data, lang, folders, offline, model)
+    settings = common.settings
     values = given(
         ratio=ratio, gigabytes=gigabytes, speedup=speedup, seed=seed, prompts=prompts, allocation=allocation, note=note
     )
     values |= {"model": settings.model, "kinds": kind, "criterion": criterion, "protect_ends": protect_ends}
+    if out is not None and not overwrite:
+        refuse_taken(out)
     with compressing(settings) as studio:
-        job = studio.compression.plan(values, save_as=name or "", allow_paths=True)
+        job = studio.compression.plan(values, save_as=name or "", overwrite=overwrite, allow_paths=True)
         done = follow(studio.jobs, job, settings.lang)
         result = dict(done.result)
     if out is not None:
         result["plan"] = str(_copied(Path(str(result["plan"])), out))
     text = f"{result['plan']}\n{result['parameters_before']} → {result['parameters_after']}"
-    Printer(as_json, settings.lang).result(result, text)
+    common.print(result, text, settings)
 
 
+@with_common()
 def prune(
+    common: Common,
     plan: Annotated[str, typer.Argument(help="A plan by its name, or its file.")],
     name: NameOption = None,
-    folders: FoldersOption = None,
-    data: DataOption = None,
-    lang: LangOption = None,
-    offline: OfflineOption = None,
-    as_json: JsonOption = False,
 ) -> None:
     """Make the smaller model that a plan describes, beside its parent."""
-    settings = _settings(data, lang, folders, offline)
+    settings = common.settings
     with compressing(settings) as studio:
         job = studio.compression.prune(plan, name or "", allow_paths=True)
         result = dict(follow(studio.jobs, job, settings.lang).result)
-    Printer(as_json, settings.lang).result(result, f"{result['model']}\n{result['path']}")
+    common.print(result, f"{result['model']}\n{result['path']}", settings)
 
 
+@with_common()
 def recover(
+    common: Common,
     model: ModelArgument,
     teacher: Annotated[str | None, typer.Option(metavar="KEY", help="The uncut parent when not given.")] = None,
     data_set: Annotated[
@@ -105,14 +93,9 @@ def recover(
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the last recovery of this model.")] = False,
     name: NameOption = None,
-    folders: FoldersOption = None,
-    data: DataOption = None,
-    lang: LangOption = None,
-    offline: OfflineOption = None,
-    as_json: JsonOption = False,
 ) -> None:
     """Train a cut model until it draws like its parent again; the result is a new model."""
-    settings = _settings(data, lang, folders, offline)
+    settings = common.settings
     with compressing(settings) as studio:
         if resume:
             job = studio.compression.resume_recovery(model, allow_paths=True)
@@ -124,10 +107,12 @@ def recover(
             )  # fmt: skip
             job = studio.compression.recover(model, values, name or "", allow_paths=True)
         result = dict(follow(studio.jobs, job, settings.lang).result)
-    Printer(as_json, settings.lang).result(result, f"{result['model']}\n{result['path']}")
+    common.print(result, f"{result['model']}\n{result['path']}", settings)
 
 
+@with_common()
 def evaluate(
+    common: Common,
     model: ModelArgument,
     against: Annotated[str | None, typer.Option(metavar="KEY", help="The uncut parent when not given.")] = None,
     prompts: Annotated[Path | None, typer.Option(metavar="FILE", help="One a line.")] = None,
@@ -139,14 +124,9 @@ def evaluate(
     clip: Annotated[str | None, typer.Option(help="open_clip checkpoint: a folder or a hub id.")] = None,
     lpips: Annotated[str | None, typer.Option(help="Folder with LPIPS weights.")] = None,
     quantised: Annotated[bool, typer.Option(help="Also measure the uncut parent, rounded to the same bytes.")] = True,
-    folders: FoldersOption = None,
-    data: DataOption = None,
-    lang: LangOption = None,
-    offline: OfflineOption = None,
-    as_json: JsonOption = False,
 ) -> None:
     """Compare a model with its parent at the same prompts and seeds, and write the report card."""
-    settings = _settings(data, lang, folders, offline)
+    settings = common.settings
     values = given(seed=seed, size=size, steps=steps, repeats=repeats, clip=clip, lpips=lpips)
     values |= {"quantised": quantised}
     with compressing(settings) as studio:
@@ -154,34 +134,25 @@ def evaluate(
         job = studio.compression.evaluate(model, values, against or "", allow_paths=True)
         result = dict(follow(studio.jobs, job, settings.lang).result)
     lines = [str(result["card"]), *(_line(metric) for metric in _list(result["metrics"]))]
-    Printer(as_json, settings.lang).result(result, "\n".join(lines))
+    common.print(result, "\n".join(lines), settings)
 
 
+@with_common()
 def carry_lora(
+    common: Common,
     lora: Annotated[Path, typer.Argument(metavar="FILE", help="A LoRA made for the uncut parent, .safetensors.")],
     model: ModelArgument,
     out: Annotated[Path, typer.Option(metavar="FILE", help="The new file.")],
-    folders: FoldersOption = None,
-    data: DataOption = None,
-    lang: LangOption = None,
-    as_json: JsonOption = False,
 ) -> None:
     """Make a LoRA of the parent fit a cut model: blocks numbered anew, rows and columns as they were kept."""
-    settings = _settings(data, lang, folders, None)
+    settings = common.settings
     with compressing(settings) as studio:
         made = studio.compression.carry_lora(lora, model, out, allow_paths=True)
     result = {"path": str(made.path), "kept": made.kept, "dropped": made.dropped}
-    Printer(as_json, settings.lang).result(result, str(made.path))
+    common.print(result, str(made.path), settings)
 
 
 # --- what they share ------------------------------------------------------------------------------------------------
-
-
-def _settings(
-    data: str | None, lang: Lang | str | None, folders: list[str] | None, offline: bool | None, model: str | None = None
-) -> Settings:
-    options = {"data": data, "lang": lang, "models": folders, "offline": offline, "model": model}
-    return load_settings(options)
 
 
 def _config(path: Path, *, keep_budget: bool) -> dict[str, object]:

@@ -1,13 +1,14 @@
 """What can be switched off in a transformer, and how much its output changes when it is: the sensitivity map."""
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import ClassVar, Literal, Self
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from zimage_studio.errors import InvalidInputError
+from zimage_studio.errors import InvalidInputError, UserError
 from zimage_studio.records.checks import whole
 from zimage_studio.records.plan import STACKS, Stack
 from zimage_studio.records.request import STRICT
@@ -19,6 +20,8 @@ MAX_INDEX = 9999
 
 KnockPart = Literal["block", "attention", "feed_forward", "head"]
 PARTS: tuple[KnockPart, ...] = ("block", "attention", "feed_forward", "head")
+MAX_KNOCKS = 4096
+_NAMED = re.compile(r"([a-z_]{1,20})\.(\d{1,4})(?:\.([a-z_]{1,20})(?:\.(\d{1,4}))?)?", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,31 @@ class Knock:
     def __str__(self) -> str:
         tail = "" if self.head is None else f".{self.head}"
         return f"{self.stack}.{self.index}.{self.part}{tail}"
+
+
+def knock_named(name: object) -> Knock:
+    """The knock that `str` calls so; `layers.2` alone is the block. Raises InvalidInputError for anything else."""
+    found = _NAMED.fullmatch(name) if isinstance(name, str) else None
+    if found is None:
+        raise InvalidInputError("knock_name", field="part", value=str(name)[:40])
+    stack, index, part, head = found.groups()
+    return Knock(stack, int(index), part or "block", None if head is None else int(head))  # type: ignore[arg-type]
+
+
+def parse_knocks(given: object) -> tuple[Knock, ...]:
+    """Each one once, from a list of names or of objects as `parse_knock` takes them.
+
+    Raises UserError (no_knocks) and InvalidInputError for what is no list, too many, or no knock.
+    """
+    if isinstance(given, str) or not isinstance(given, Sequence):
+        raise InvalidInputError("recover_bad_list", field="parts", value=repr(given)[:40])
+    if len(given) > MAX_KNOCKS:
+        raise InvalidInputError("recover_too_many", field="parts", count=len(given), high=MAX_KNOCKS)
+    knocks = (parse_knock(one) if isinstance(one, Mapping) else knock_named(one) for one in given)
+    found = tuple(dict.fromkeys(knocks))
+    if not found:
+        raise UserError("no_knocks")
+    return found
 
 
 def parse_knock(values: Mapping[str, object]) -> Knock:

@@ -19,6 +19,7 @@ from zimage_studio.core.whole_folder import sweep
 from zimage_studio.errors import InvalidInputError, ModelError, UserError
 from zimage_studio.messages import Lang, say
 from zimage_studio.records.artifact import ModelArtifact
+from zimage_studio.records.checks import flag
 from zimage_studio.records.compress import artifact_name, parse_prune
 from zimage_studio.records.job import JobRecord
 from zimage_studio.records.memory import MemoryProfile
@@ -26,7 +27,7 @@ from zimage_studio.records.plan import PLAN, BlockEdit, PrunePlan, TransformerSh
 from zimage_studio.records.recover import DRAWN, parse_recovery
 from zimage_studio.records.report import EvaluationRequest, ReportCard
 from zimage_studio.records.request import parse_batch
-from zimage_studio.records.sensitivity import SensitivityMap, parse_knock
+from zimage_studio.records.sensitivity import SensitivityMap, parse_knocks
 from zimage_studio.records.sensitivity_request import SensitivityRequest
 from zimage_studio.services.family import FamilyMember, card_of, family_of, report_place
 from zimage_studio.services.jobs import JobService
@@ -73,17 +74,25 @@ class CompressionService:
 
     # --- jobs
 
-    def plan(self, values: Mapping[str, object], *, save_as: str = "", allow_paths: bool = False) -> JobRecord:
+    def plan(
+        self, values: Mapping[str, object], *, save_as: str = "", overwrite: bool = False, allow_paths: bool = False
+    ) -> JobRecord:
         """Queue the making of a plan. `values` are the fields of PruneRequest, as a door received them.
 
         The plan is kept as `save_as`, or under a readable name of its own; result: StoredPlan.public().
-        Raises InvalidInputError, UserError (unknown model), ModelError (no plain folder), BusyError, StorageError.
+        Raises InvalidInputError, UserError (unknown model, plan_taken unless it may `overwrite`), ModelError (no plain
+        folder), BusyError, StorageError.
         """
         request = parse_prune(values)
         artifact = self._folder_model(request.model, allow_paths)
         if save_as:
-            artifact_name(save_as)
-        body = {**self._about(artifact), "request": {**asdict(request), "model": artifact.key}, "save_as": save_as}
+            self._refuse_taken(save_as, overwrite)
+        body = {
+            **self._about(artifact),
+            "request": {**asdict(request), "model": artifact.key},
+            "save_as": save_as,
+            "overwrite": overwrite,
+        }
         return self.jobs.submit("plan", body, device=request.criterion not in WEIGHT_ONLY)
 
     def prune(self, plan: str | Path | PrunePlan, name: str = "", *, allow_paths: bool = False) -> JobRecord:
@@ -192,7 +201,7 @@ class CompressionService:
     def knock_out(
         self,
         values: Mapping[str, object],
-        knocks: Sequence[Mapping[str, object]],
+        knocks: Sequence[Mapping[str, object] | str],
         *,
         model: str,
         session: str = "local",
@@ -200,16 +209,14 @@ class CompressionService:
     ) -> KnockOutJob:
         """Draw one picture with and without `knocks`, in the queue of the pictures; see KnockOutView.
 
-        `values` are those of a generation; each knock is as records.sensitivity.parse_knock takes it. The pictures are
-        not kept and have no recipe. `whole_HWC` is the picture of the whole model from an earlier knock-out with the
-        same values and model; it is then not drawn again.
+        `values` are those of a generation; the knocks are as records.sensitivity.parse_knocks takes them. The pictures
+        are not kept and have no recipe. `whole_HWC` is the picture of the whole model from an earlier knock-out with
+        the same values and model; it is then not drawn again.
         Raises InvalidInputError, UserError (unknown model, no_knocks), BusyError (lent to a job).
         """
+        parsed = parse_knocks(knocks)
         artifact = self._models.get(model)
         batch = parse_batch({**values, "count": 1}, artifact.defaults)
-        parsed = tuple(dict.fromkeys(parse_knock(knock) for knock in knocks))
-        if not parsed:
-            raise UserError("no_knocks")
         self._manager.refuse_if_lent()
         job = KnockOutJob(batch.first, parsed, artifact.key, session)
         start_knock_out(job, self._manager, self._profile_of, whole_HWC)
@@ -229,17 +236,24 @@ class CompressionService:
         """The plan of that name. Raises UserError (unknown_plan)."""
         return self._plans.get(plan_id)
 
-    def save_plan(self, plan: PrunePlan, plan_id: str = "") -> StoredPlan:
-        """Keep a plan, under a free readable name when none is given."""
+    def save_plan(self, plan: PrunePlan, plan_id: str = "", *, overwrite: bool = False) -> StoredPlan:
+        """Keep a plan, under a free readable name when none is given. Raises UserError (plan_taken)."""
+        if plan_id:
+            self._refuse_taken(plan_id, overwrite)
         return self._plans.save(plan, plan_id or self._plans.free(default_name(plan, readable(plan.model).lower())))
 
-    def edit_plan(self, plan_id: object, edits: Sequence[Mapping[str, object]], *, save_as: str = "") -> StoredPlan:
-        """Set blocks of a plan by hand and keep it as `save_as`, or under its own name.
+    def edit_plan(
+        self, plan_id: object, edits: Sequence[Mapping[str, object]], *, save_as: str = "", overwrite: bool = False
+    ) -> StoredPlan:
+        """Set blocks of a plan by hand and keep it as `save_as`, or, without one, in its own place.
 
         Each edit is a BlockEdit: {"stack", "index"} and any of "kept", "ffn", "heads" (how many stay), "ffn_kept",
-        "heads_kept" (which, as text). Raises InvalidInputError (plan_unknown_block, plan_needs_scores, plan_no_layers).
+        "heads_kept" (which, as text). Raises InvalidInputError (plan_unknown_block, plan_needs_scores, plan_no_layers),
+        UserError (plan_taken unless it may `overwrite`).
         """
         stored = self._plans.get(plan_id)
+        if save_as:
+            self._refuse_taken(save_as, overwrite)
         path = self._plans.scores_of(stored.id)
         scores = Scores.load(path) if path.is_file() else None
         plan = edited(stored.plan, [_edit(values) for values in edits], scores)
@@ -334,6 +348,15 @@ class CompressionService:
         if taken(artifact_name(name)):
             raise UserError("name_taken", value=name)
         return name
+
+    def _refuse_taken(self, plan_id: str, overwrite: object) -> None:
+        """Raises InvalidInputError (bad_name), UserError (plan_taken), also for what a job is going to save."""
+        if flag("overwrite", overwrite):
+            artifact_name(plan_id)
+            return
+        pending = {str(job.request.get("save_as", "")) for job in self.jobs.list() if not job.finished}
+        if plan_id in pending or self._plans.has(plan_id):
+            raise UserError("plan_taken", value=plan_id)
 
     def _data_set(self, value: str, allow_paths: bool) -> str:
         """Where a data set lies: `drawn`, a name in DATA/datasets, or, for the command line, a path."""

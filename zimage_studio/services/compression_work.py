@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LINE_EVERY_S = 5.0
+SAVING = "saving"
 LOOKING = (0.0, 0.05)
 PARTS: Mapping[str, Mapping[str, tuple[float, float]]] = {
     "plan": {
@@ -98,9 +99,21 @@ class CompressionWork:
         wanted = parse_prune(request["request"])
         scores = self._scores(artifact, wanted, progress)
         plan = make_plan(wanted, artifact, Path(artifact.path), scores, progress)
-        name = str(request["save_as"]) or self.plans.free(default_name(plan, artifact.key))
+        name = self._plan_name(request, folder / SAVING, default_name(plan, artifact.key))
         scores.save(self.plans.scores_of(name))
         return self.plans.save(plan, name).public()
+
+    def _plan_name(self, request: Mapping[str, Any], note: Path, default: str) -> str:
+        """What to call the plan: as asked, with a number where another plan came to be called so meanwhile.
+
+        `note` remembers the name, so that a job that was killed after saving saves in the same place.
+        """
+        if note.is_file():
+            return note.read_text(encoding="utf-8")
+        asked = str(request["save_as"])
+        name = asked if asked and request.get("overwrite") else self.plans.free(asked or default)
+        replace_durably(note, name.encode())
+        return name
 
     def _scores(self, artifact: ModelArtifact, wanted: PruneRequest, progress: Progress) -> "Scores":
         """What the criterion says; one that only looks at the weights reads them block by block from the disk."""

@@ -80,6 +80,10 @@ class PlanStore:
             raise StorageError("cannot_write", folder=self._folder, why=error) from error
         return StoredPlan(name, path, plan)
 
+    def has(self, plan_id: object) -> bool:
+        """Whether the name is taken. Raises InvalidInputError (bad_name)."""
+        return (self._folder / f"{artifact_name(plan_id)}.json").exists()
+
     def delete(self, plan_id: object) -> None:
         """Forget a plan. Models made by it keep their copy."""
         self.get(plan_id).path.unlink(missing_ok=True)
@@ -87,7 +91,7 @@ class PlanStore:
 
     def free(self, wanted: str) -> str:
         """`wanted`, with a number where it is taken."""
-        return free_name(wanted, lambda name: (self._folder / f"{name}.json").exists())
+        return free_name(wanted, self.has)
 
     def scores_of(self, plan_id: str) -> Path:
         """Where the scores lie that a plan was made from, for editing it by width."""
