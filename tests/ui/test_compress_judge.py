@@ -17,10 +17,10 @@ from zimage_studio.errors import InvalidInputError, UserError
 from zimage_studio.messages import LANGS
 from zimage_studio.records.plan import BlockShape
 from zimage_studio.records.report import Metric
-from zimage_studio.records.sensitivity import Cell, Knock, SensitivityMap
+from zimage_studio.records.sensitivity import Cell, Knock, SensitivityMap, knock_named
 from zimage_studio.services.studio import Studio
 from zimage_studio.ui import compress_card_view, compress_frontier, compress_heat, compress_judge, compress_understand
-from zimage_studio.ui.compress_heat import HEADS, WHOLE, View, board, parse_ref
+from zimage_studio.ui.compress_heat import HEADS, WHOLE, View, board
 from zimage_studio.ui.compress_judge_widgets import add_judge_form
 from zimage_studio.ui.compress_lab import Lab, LabMoment
 from zimage_studio.ui.texts import Texts
@@ -113,16 +113,16 @@ def test_step_by_step_every_cell_still_switches_the_whole_part():
 
 @pytest.mark.parametrize("knock", [ATTENTION, HEAD, Knock("context_refiner", 0), Knock("layers", 9, "feed_forward")])
 def test_a_button_says_what_it_switches(knock: Knock):
-    assert parse_ref(str(knock)) == knock
+    assert knock_named(str(knock)) == knock
 
 
 @pytest.mark.parametrize(
     "ref",
-    ["", "layers.1", "layers.-1.block", "layers.1.nose", "roof.1.block", "layers.1.head", "layers.1.block.2", HOSTILE],
+    ["", "layers", "layers.-1.block", "layers.1.nose", "roof.1.block", "layers.1.head", "layers.1.block.2", HOSTILE],
 )
 def test_anything_else_is_refused(ref: str):
     with pytest.raises(InvalidInputError):
-        parse_ref(ref)
+        knock_named(ref)
 
 
 @pytest.mark.parametrize("data", [None, {}, {"pick": "layers.0.block"}, {"pick": 1, "out": [], "revision": ""}])
@@ -252,3 +252,14 @@ def test_the_frontier_names_every_model_and_says_its_numbers_in_a_table(lang: st
     html = compress_frontier.shown(found[0], t)
     assert html.count("<svg") == 2 and "small" in html and "middle" in html
     assert html.count("<tr data-role=") == len(found[0].points)
+
+
+def test_before_the_first_card_stands_what_can_be_done_now():
+    press, uncut, working = (
+        compress_card_view.idle(EN),
+        compress_card_view.idle(EN, uncut=True),
+        compress_card_view.idle(EN, uncut=True, working=True),
+    )
+    assert "Press Judge" in press
+    assert "has no parent" in uncut and "Press Judge" not in uncut
+    assert "being judged" in working and "has no parent" not in working

@@ -1,11 +1,9 @@
 """The blocks of a transformer as a board: one button for each part, coloured by how much is lost without it."""
 
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from zimage_studio.errors import InvalidInputError
 from zimage_studio.messages import CATALOGUES as MESSAGES
 from zimage_studio.records.plan import STACKS, BlockShape
 from zimage_studio.records.sensitivity import Knock, KnockPart, SensitivityMap
@@ -20,7 +18,6 @@ STRONGEST_PERCENT = 72
 """More colour than this would make the numbers on it hard to read."""
 LEGEND = (0.0, 0.25, 0.5, 0.75, 1.0)
 NAMED_CHIPS = 3
-_REF = re.compile(r"([a-z_]{1,20})\.(\d{1,4})\.([a-z_]{1,20})(?:\.(\d{1,4}))?", re.ASCII)
 
 BRIDGE = """let out = new Set(), seen = null, last = null, place = [0, 0];
 const paint = () => {
@@ -99,15 +96,6 @@ class View:
     steps_of: str = ""
     heads_of: str = ""
     revision: str = ""
-
-
-def parse_ref(ref: str) -> Knock:
-    """Read what `str(knock)` gave. Raises InvalidInputError for anything else."""
-    found = _REF.fullmatch(ref)
-    if found is None:
-        raise InvalidInputError("bad_choice", field="part", value=ref[:40], known=str(Knock("layers", 0)))
-    stack, index, part, head = found.groups()
-    return Knock(stack, int(index), part, None if head is None else int(head))  # type: ignore[arg-type]
 
 
 def place_of(block: BlockShape | Knock) -> str:

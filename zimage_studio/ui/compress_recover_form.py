@@ -108,12 +108,17 @@ def _add_folded(usual: RecoveryConfig, t: Texts) -> dict[str, Any]:
             numbers: dict[str, Any] = {name: _number(name, getattr(usual, name), t) for name in NUMBERS}
             choices: dict[str, Any] = {name: _choice(name, getattr(usual, name), t) for name in CHOICES}
             seed = gr.Textbox(str(usual.seed), label=t("seed"), max_lines=1, min_width=110)
+            processes = gr.Textbox(
+                str(usual.processes), label=t("recover_processes"), info=t("recover_processes_info"), max_lines=1,
+                min_width=150, elem_id="zs-recover-processes",
+            )  # fmt: skip
             cuts = gr.Textbox(
                 "", label=t("recover_cuts"), info=t("recover_cuts_info"), max_lines=1, min_width=220,
                 elem_id="zs-recover-cuts",
             )  # fmt: skip
         checkpointing = gr.Checkbox(usual.gradient_checkpointing, label=t("recover_gradient_checkpointing"))
-    return {**numbers, **choices, "seed": seed, "cuts": cuts, "gradient_checkpointing": checkpointing}
+    texts = {"seed": seed, "processes": processes, "cuts": cuts}
+    return {**numbers, **choices, **texts, "gradient_checkpointing": checkpointing}
 
 
 def _number(name: str, value: object, t: Texts) -> gr.Number:

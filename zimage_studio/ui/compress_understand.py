@@ -12,11 +12,11 @@ from zimage_studio.errors import InvalidInputError, UserError
 from zimage_studio.records.job import JobKind, JobRecord
 from zimage_studio.records.plan import TransformerShape
 from zimage_studio.records.request import MAX_SEED
-from zimage_studio.records.sensitivity import Knock, SensitivityMap
+from zimage_studio.records.sensitivity import MAX_KNOCKS, Knock, SensitivityMap, knock_named
 from zimage_studio.services.studio import Studio
 from zimage_studio.ui import compress_heat, compress_lab, present
 from zimage_studio.ui.compress_frame import Frame
-from zimage_studio.ui.compress_heat import HEADS, WHOLE, View, parse_ref
+from zimage_studio.ui.compress_heat import HEADS, WHOLE, View
 from zimage_studio.ui.compress_lab import Lab
 from zimage_studio.ui.compress_widgets import (
     PARTS,
@@ -30,7 +30,6 @@ from zimage_studio.ui.compress_widgets import (
 from zimage_studio.ui.doors import LOCAL, PRIVATE, Update, errors_as_toasts, session_of
 from zimage_studio.ui.texts import Texts
 
-MAX_OUT = 4096
 IN_TURN: dict[str, Any] = {**PRIVATE, "concurrency_limit": 1}
 """For clicks: each is told, in order. What Gradio defers ("always_last") it sends with the data of the click before."""
 SCROLL = """() => { if (innerWidth <= 860) setTimeout(() =>
@@ -291,4 +290,4 @@ def _clicked(event: gr.EventData) -> tuple[str, list[Knock], str]:
 
 def _knocks(refs: object) -> list[Knock]:
     """Raises InvalidInputError for what names no part."""
-    return [parse_ref(str(ref)) for ref in refs[:MAX_OUT]] if isinstance(refs, list) else []
+    return [knock_named(str(ref)) for ref in refs[:MAX_KNOCKS]] if isinstance(refs, list) else []

@@ -211,6 +211,8 @@ COMPRESS_EN: dict[str, str] = {
     "recover_precision_auto": "auto",
     "recover_precision_fp32": "fp32",
     "recover_precision_bf16": "bf16",
+    "recover_processes": "Processes",
+    "recover_processes_info": "auto: one on each accelerator",
     "recover_cuts": "Cut on the way",
     "recover_cuts_info": "Ratios or plans between commas: each is cut, then recovered from.",
     "recover_gradient_checkpointing": "Gradient checkpointing (less memory, slower)",

@@ -203,6 +203,8 @@ COMPRESS_ZH: dict[str, str] = {
     "recover_precision_auto": "自动",
     "recover_precision_fp32": "32 位",
     "recover_precision_bf16": "16 位（bf16）",
+    "recover_processes": "进程数",
+    "recover_processes_info": "auto：每个加速器一个",
     "recover_cuts": "途中再剪",
     "recover_cuts_info": "比例或计划，用逗号隔开：每剪一次，恢复一次。",
     "recover_gradient_checkpointing": "梯度检查点（省内存，较慢）",
