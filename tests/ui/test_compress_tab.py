@@ -16,7 +16,7 @@ from zimage_studio.errors import InvalidInputError, UserError
 from zimage_studio.messages import LANGS
 from zimage_studio.records.compress import parse_prune
 from zimage_studio.records.job import JobRecord
-from zimage_studio.records.plan import RUNTIMES, Calibration, PrunePlan
+from zimage_studio.records.plan import RUNTIMES, BlockCut, BlockShape, Calibration, PrunePlan
 from zimage_studio.records.recover import RecoveryConfig, parse_recovery
 from zimage_studio.services.family import FamilyMember
 from zimage_studio.services.studio import Studio, build_studio
@@ -79,6 +79,19 @@ def test_the_picture_has_every_block_before_and_after(plan: PrunePlan):
     heights = [float(value) for value in re.findall(r'class="zs-stays"[^>]* height="([\d.]+)"', svg)]
     shares = [row["ffn_after"] / row["ffn_before"] for row in plan.rows()]
     assert heights[::2] == pytest.approx([100 * share for share in shares], abs=0.01)
+
+
+def test_many_blocks_are_numbered_only_here_and_there(plan: PrunePlan):
+    def axis(refiners: int, layers: int) -> list[str]:
+        stacks = [("noise_refiner", refiners), ("context_refiner", refiners), ("layers", layers)]
+        places = [(stack, index) for stack, count in stacks for index in range(count)]
+        shape = replace(plan.before, blocks=tuple(BlockShape(stack, index, 8, 2) for stack, index in places))
+        cuts = tuple(BlockCut(stack, index) for stack, index in places)
+        found = compress_view.bars(replace(plan, before=shape, cuts=cuts, dim_kept=""), EN)
+        return re.findall(r"<span>([NC]?\d*)</span>", found.partition("zs-layers-axis")[2])
+
+    assert axis(1, 4) == ["N0", "C0", "0", "1", "2", "3"]
+    assert axis(2, 12) == ["N", "", "C", "", "0", "", "", "", "", "5", "", "", "", "", "10", ""]
 
 
 def test_the_table_offers_each_number_and_says_how_many_there_were(plan: PrunePlan):

@@ -30,9 +30,10 @@ def card(report: ReportCard, t: Texts) -> str:
     )
 
 
-def idle(t: Texts) -> str:
-    """Before the first card."""
-    head, hint = escape(t("judge_idle")), escape(t("judge_idle_hint"))
+def idle(t: Texts, *, uncut: bool = False, working: bool = False) -> str:
+    """Before the first card; a model that is `uncut` has no parent to be compared with."""
+    key = "judge_idle_working" if working else "judge_idle_uncut" if uncut else "judge_idle_hint"
+    head, hint = escape(t("judge_idle")), escape(t(key))
     return f'<div class="zs-stage zs-stage-idle"><p class="zs-big">{head}</p><p>{hint}</p></div>'
 
 

@@ -55,15 +55,17 @@ class JudgeCard:
         own = next((job for job in jobs if job.id == fresh), None)
         card = self._card(model)
         report = self._report
+        working = any(not job.finished for job in jobs)
         update: Update = {
             self._form.against: gr.update(choices=self._rivals(model)),
             self._form.told: "" if own is None else self._ended(own),
-            **self._working(on=any(not job.finished for job in jobs)),
+            **self._working(on=working),
             **self._frontier(None),
             self._chosen: NO_PAIR,
         }
         if card is None:
-            return {**update, **report.empty(compress_card_view.idle(self._t))}
+            uncut = any(found.key == model and found.parent is None for found in self._studio.models.list())
+            return {**update, **report.empty(compress_card_view.idle(self._t, uncut=uncut, working=working))}
         sides = [(compress_card_view.column(side, self._t), side) for side in BESIDE if _has(card, side)]
         return {
             **update,

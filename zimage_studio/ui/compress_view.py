@@ -15,7 +15,7 @@ _MARKS: dict[Verdict, str] = {"unchanged": "✓", "needs_our_loader": "!", "does
 _STRIDE, _TOP, _HEADS_TOP, _HEADS = 10, 100, 106, 44
 """Of the picture: a column's width, the height of the feed-forward, where the heads begin, how tall they are."""
 MANY = 14
-"""With more blocks than this only every fifth is numbered."""
+"""With more blocks than this only every fifth is numbered, and of the refiners none."""
 
 
 def plan(found: PrunePlan, t: Texts) -> str:
@@ -154,7 +154,9 @@ def _bar(x: int, before: float, after: float, *, up: bool) -> str:
 
 
 def _label(stack: str, index: int, count: int) -> str:
-    words = f"{_SHORT[stack]}{index}" if count <= MANY or stack != "layers" or index % 5 == 0 else ""
+    words = f"{_SHORT[stack]}{index}"
+    if count > MANY:
+        words = (_SHORT[stack] or words) if index == 0 else words if stack == "layers" and index % 5 == 0 else ""
     return f"<span>{words}</span>"
 
 

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from zimage_studio.core.evaluation import card_text
 from zimage_studio.core.evaluation.card_html import html
 from zimage_studio.core.evaluation.card_markdown import markdown
 from zimage_studio.core.evaluation.frontier import cards_in, groups, svg, table
@@ -145,6 +146,15 @@ def test_another_card_is_refused(change: object, key: str) -> None:
     assert refused.value.key == key
 
 
+def test_what_we_scored_with_is_said_in_the_language_of_the_reader() -> None:
+    metric = card().metric("judge_accuracy")
+    assert metric is not None
+    assert card_text.source(metric, "en").startswith("the embedded judge")
+    assert card_text.source(metric, "zh").startswith("内置评判网络")
+    assert card_text.number(metric, -0.052, "en", signed=True) == "−5.2 points"
+    assert card_text.number(metric, 0.052, "zh", signed=True) == "+5.2 个百分点"
+
+
 def test_an_interval_that_holds_nothing_claims_nothing() -> None:
     line = Metric(name="x", value=0.4, parent=0.5, unit="", better="higher", interval=(-0.2, 0.01))
     assert line.finding == "unclear"
@@ -198,3 +208,9 @@ def test_the_plot_is_whole_and_names_in_it_are_only_text(lang: str) -> None:
         reader = Reader()
         reader.feed(svg(groups([card()])[0], axis, lang))
         assert reader.open == [] and reader.scripts == 0
+
+
+def test_no_share_on_the_plot_is_more_than_all() -> None:
+    drawn = svg(groups([card(quality=1.0)])[0], "bytes", "en")
+    shares = [float(value) for value in re.findall(r">([\d.]+) %<", drawn)]
+    assert shares and max(shares) <= 100

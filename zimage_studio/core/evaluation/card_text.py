@@ -9,6 +9,12 @@ MINUS = "\N{MINUS SIGN}"
 STEPS = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 COUNTED = ((1e9, "B"), (1e6, "M"), (1e3, "k"))
 SHARES = ("judge_accuracy", "judge_all_right")
+OURS = {
+    "embedded judge": "report.source.judge",
+    "embedded judge, features": "report.source.judge_features",
+    "embedded CLIP (drawn world only)": "report.source.clip",
+}
+"""Our own scorers, as cards name them; those of others are called what they are called."""
 KEY_METRICS = ("bytes", "seconds_per_image", "judge_accuracy", "clip_score", "image_reward", "hps_v2", "ssim")
 TILES = 4
 
@@ -23,7 +29,8 @@ def number(metric: Metric, value: float | None, lang: Lang, *, signed: bool = Fa
     if value is None:
         return say("report.identical", lang) if metric.name == "psnr_db" and metric.identical else "–"
     if signed and metric.name in SHARES:
-        return f"{'+' if value > 0 else MINUS if value < 0 else ''}{abs(value) * 100:.1f} pp"
+        sign = "+" if value > 0 else MINUS if value < 0 else ""
+        return say("report.points", lang, value=f"{sign}{abs(value) * 100:.1f}")
     sign = "+" if signed and value > 0 else MINUS if value < 0 else ""
     return sign + _size(metric, abs(value))
 
@@ -86,7 +93,8 @@ def finding(found: Finding, lang: Lang) -> str:
 
 def source(metric: Metric, lang: Lang) -> str:
     """Who scored, over how many pictures."""
-    words = say(metric.source, lang) if metric.source.startswith("report.") else metric.source
+    key = OURS.get(metric.source, metric.source)
+    words = say(key, lang) if key.startswith("report.") else key
     count = say("report.samples", lang, count=metric.samples) if metric.samples > 1 else ""
     return " · ".join(part for part in (words, count) if part)
 

@@ -225,9 +225,12 @@ def _grid(group: Group, axis: Axis, x: _Scale, y: _Scale) -> str:
         parts.append(
             f'<text class="q" x="{x(value):.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{text}</text>'
         )
+    is_share = group.metric.startswith("judge_a")
     for value in ticks(y.low, y.high):
+        if is_share and not 0 <= value <= 1:
+            continue
         parts.append(f'<line class="grid" y1="{y(value):.1f}" y2="{y(value):.1f}" x1="{LEFT}" x2="{WIDTH - RIGHT}"/>')
-        shown = f"{value * 100:g} %" if group.metric.startswith("judge_a") else f"{value:.6g}"
+        shown = f"{value * 100:g} %" if is_share else f"{value:.6g}"
         parts.append(f'<text class="q" x="{LEFT - 8}" y="{y(value) + 4:.1f}" text-anchor="end">{shown}</text>')
     return "".join(parts)
 

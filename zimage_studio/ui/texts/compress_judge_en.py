@@ -101,6 +101,10 @@ COMPRESS_JUDGE_EN: dict[str, str] = {
     "judge_idle_hint": (
         "Press Judge: it draws beside its parent, prompt by prompt, and everything found is shown here."
     ),
+    "judge_idle_working": "It is being judged: how far that is stands above, and the card appears here.",
+    "judge_idle_uncut": (
+        "It was not cut, so it has no parent: say above what to compare it with, or choose a cut model in step 1."
+    ),
     "judge_failed": "The judging did not finish",
     "judge_stopped": "The judging was stopped. What was drawn is kept; start it again to go on.",
     # the card

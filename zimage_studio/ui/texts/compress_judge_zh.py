@@ -93,6 +93,8 @@ COMPRESS_JUDGE_ZH: dict[str, str] = {
     ),
     "judge_idle": "这个模型还没有成绩单。",
     "judge_idle_hint": "点击“评判”：它会与父模型逐条提示词并排画图，所有结果都显示在这里。",
+    "judge_idle_working": "正在评判：进度显示在上方，完成后成绩单会出现在这里。",
+    "judge_idle_uncut": "它没有被剪裁过，也就没有父模型：请在上方选择与谁比较，或在第 1 步选择剪裁过的模型。",
     "judge_failed": "评判没有完成",
     "judge_stopped": "评判已停止。已画的图片都保留着，重新开始即可继续。",
     # the card
