@@ -116,7 +116,7 @@ def _watched(job: KnockOutJob, printer: Printer) -> KnockOutView:
         while not view.finished:
             view = job.wait_change(view.version, 1.0)
             if sys.stderr.isatty():
-                sys.stderr.write(f"\r\x1b[K{say(view.note, printer.lang)} {view.done:g}/{view.total:g}")
+                sys.stderr.write(f"\r\x1b[K{say(view.note, printer.lang, ahead=0)} {view.done:g}/{view.total:g}")
                 sys.stderr.flush()
     if sys.stderr.isatty():
         sys.stderr.write("\n")

@@ -211,7 +211,7 @@ def _drawn(job: KnockOutJob, lang: Lang) -> KnockOutView:
     progress = gr.Progress()
     view = job.view
     while not view.finished:
-        progress((int(view.done), int(view.total) or 1), desc=say(view.note, lang), unit="")
+        progress((int(view.done), int(view.total) or 1), desc=say(view.note, lang, ahead=0), unit="")
         view = job.wait_change(view.version, WATCH_S)
     try:
         return job.result()
