@@ -222,12 +222,13 @@ def _row_head(block: BlockShape, t: Texts) -> str:
 def _heads_button(block: BlockShape, gone: int, t: Texts, *, is_open: bool) -> str:
     place = t(f"stack_{block.stack}", index=block.index)
     words = t("heads_out", count=gone, heads=block.heads) if gone else t("heads_count", heads=block.heads)
+    shown = words if gone else str(block.heads)  # the column says of what
     name = escape(t("heads_hide" if is_open else "heads_show", place=place))
     return (
         f'<button type="button" class="zs-heads-button{" zs-some-out" if gone else ""}"'
         f' data-pick="{HEADS}{place_of(block)}"'
         f' title="{name}" aria-label="{name} ({escape(words)})" aria-expanded="{str(is_open).lower()}">'
-        f"{escape(words)}</button>"
+        f"{escape(shown)}</button>"
     )
 
 
