@@ -89,6 +89,7 @@ class Training:
         self._penalty = None if phase.penalty is None else phase.penalty(transformer)
         self._clock = _Clock()
         self._step, self._losses, self._rate = 0, [], 0.0  # type: tuple[int, list[float], float]
+        self._validated = -1
         self.loss_first: float | None = None
         self.loss_last: float | None = None
 
@@ -217,8 +218,10 @@ class Training:
 
     @torch.no_grad()  # type: ignore[untyped-decorator]
     def _validate(self) -> None:
-        if not self._world.first:
+        """Once for a step: the last one may have been due anyway."""
+        if not self._world.first or self._validated == self._step:
             return
+        self._validated = self._step
         total = 0.0
         with self._average.in_place():
             if self._config.uses_flow:
