@@ -14,7 +14,8 @@ from zimage_studio.records.plan import STACKS, Stack
 from zimage_studio.records.request import STRICT
 from zimage_studio.records.strict_json import loads_strict
 
-SCHEMA = 1
+SCHEMA = 2
+"""1 said the change of the velocity where it now says that of the pictures."""
 MAX_MAP_BYTES = 20_000_000
 MAX_INDEX = 9999
 
@@ -94,8 +95,9 @@ def parse_knock(values: Mapping[str, object]) -> Knock:
 class Cell:
     """What switching off `knock` changes.
 
-    `change` is |v' - v| / |v| of the velocity over all calibration states (0: nothing), `by_step` the same for each
-    step of the sampler, first step first, empty when it was not asked for. `psnr_db` is between the pictures drawn with
+    `change` is |x' - x| / |x| of the finished latents over all pictures (0: nothing), drawn without it from first step
+    to last. `by_step` is |v' - v| / |v| of the velocity at each step of the sampler on the whole model's own way, first
+    step first, empty when it was not asked for. `psnr_db` is between the pictures drawn with
     and without, None when not asked for or when they are equal.
     """
 

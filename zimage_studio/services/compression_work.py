@@ -208,6 +208,7 @@ class CompressionWork:
 
     def _sensitivity(self, request: Mapping[str, Any], folder: Path, progress: Progress) -> Mapping[str, object]:
         from zimage_studio.core.loading import load_pipeline
+        from zimage_studio.core.pruning.calibration import DEFAULT_STEPS, MAX_SIDE_PX
         from zimage_studio.core.pruning.calibration_prompts import calibration_prompts
         from zimage_studio.core.pruning.sensitivity import HALVES, sensitivity_map
 
@@ -216,9 +217,12 @@ class CompressionWork:
         prompts = wanted.prompts or calibration_prompts(Path(artifact.path), wanted.count, wanted.seed)
         pipeline = load_pipeline(artifact, progress=progress)
         parts = (*HALVES, "head") if wanted.heads else HALVES
+        own = inspect_folder(Path(artifact.path)).defaults  # as it likes to draw, but no longer than it must
         found = sensitivity_map(
-            pipeline, prompts, wanted.seeds, by_timestep=wanted.by_timestep, progress=progress, parts=parts
-        )
+            pipeline, prompts, wanted.seeds, by_timestep=wanted.by_timestep, progress=progress, parts=parts,
+            steps=min(own.steps, DEFAULT_STEPS), guidance=own.guidance,
+            size=(min(own.width, MAX_SIDE_PX), min(own.height, MAX_SIDE_PX)),
+        )  # fmt: skip
         replace_durably(folder / MAP, found.to_json().encode())
         return {"model": artifact.key, "map": str(folder / MAP)}
 

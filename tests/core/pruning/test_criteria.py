@@ -11,7 +11,7 @@ from diffusers import ZImagePipeline, ZImageTransformer2DModel
 from torch_pruning.pruner import importance
 
 from zimage_studio.core.pruning.activations import listen, unit_strengths
-from zimage_studio.core.pruning.calibration import Batch, Predictor, calibration_set, joined
+from zimage_studio.core.pruning.calibration import Batch, Predictor, Ways, calibration_set, joined, ways
 from zimage_studio.core.pruning.criteria import groups_of, measured, score
 from zimage_studio.core.pruning.gradients import gradient_scores, loss
 from zimage_studio.core.pruning.scores import Scores
@@ -143,9 +143,16 @@ def test_streaming_leaves_no_gradient_and_every_flag_as_it_was(model, states):
 
 
 @pytest.fixture(scope="module")
-def all_scores(pipeline: ZImagePipeline, states: Batch) -> dict[str, Scores]:
+def drawn(pipeline: ZImagePipeline) -> Ways:
+    return ways(pipeline, PROMPTS[:2], (1, 2), 2)
+
+
+@pytest.fixture(scope="module")
+def all_scores(pipeline: ZImagePipeline, states: Batch, drawn: Ways) -> dict[str, Scores]:
     weighed = {criterion: score(pipeline, criterion, KINDS) for criterion in ("l1", "group_l2")}
-    return weighed | {name: measured(pipeline.transformer, name, KINDS, states.part([0, 4])) for name in MEASURED}
+    return weighed | {
+        name: measured(pipeline.transformer, name, KINDS, states.part([0, 4]), drawn) for name in MEASURED
+    }
 
 
 @pytest.mark.parametrize("criterion", [name for name in CRITERIA if name != "random"])

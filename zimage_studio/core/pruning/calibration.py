@@ -102,6 +102,60 @@ class Predictor:
         return torch.stack(listed).squeeze(2).float()
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ways:
+    """How B pictures are drawn: each from its noise and its words, by one sampler."""
+
+    sampler: Sampler
+    noise_BCHW: Tensor
+    captions: list[Tensor]
+    wordless: Tensor
+
+    def __len__(self) -> int:
+        return len(self.captions)
+
+    def parts(self, size: int) -> Iterator["Ways"]:
+        """All pictures, at most `size` at a time."""
+        for start in range(0, len(self), size):
+            rows = slice(start, start + size)
+            yield replace(self, noise_BCHW=self.noise_BCHW[rows], captions=self.captions[rows])
+
+    def follow(self, predict: Predictor) -> Iterator[Point]:
+        """Every step, then the finished latents."""
+        points: Iterator[Point] = follow(
+            lambda latents, sigma_B, captions: predict(latents, 1 - sigma_B, captions),
+            self.sampler, self.noise_BCHW, self.captions, self.wordless,
+        )  # fmt: skip
+        return points
+
+
+def ways(
+    pipeline: ZImagePipeline,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    steps: int = DEFAULT_STEPS,
+    *,
+    size: tuple[int, int] | None = None,
+    guidance: float = 0.0,
+) -> Ways:
+    """One picture of each prompt, seed i with prompt i (seeds are used in turn); `size` as in `calibration_set`.
+
+    Raises InvalidInputError (no prompt, a prompt of more than 512 tokens).
+    """
+    if not prompts or not seeds:
+        raise InvalidInputError("calibration_no_prompts", field="prompts", criterion="calibration")
+    width, height = size or default_size(pipeline)
+    factor = pipeline.vae_scale_factor * 2
+    shape = (1, pipeline.transformer.config.in_channels, height // factor * 2, width // factor * 2)
+    *embeds, wordless = caption_embeds(pipeline, [*prompts, ""])
+    noise = [
+        torch.randn(shape, generator=torch.Generator("cpu").manual_seed(seed), dtype=torch.float32)
+        for seed in (seeds[turn % len(seeds)] + turn // len(seeds) for turn in range(len(prompts)))
+    ]
+    sampler = Sampler(dict(pipeline.scheduler.config), steps, guidance, shape[2] // 2 * (shape[3] // 2))
+    return Ways(sampler=sampler, noise_BCHW=torch.cat(noise), captions=embeds, wordless=wordless)
+
+
 def calibration_set(
     pipeline: ZImagePipeline,
     prompts: Sequence[str],
@@ -118,26 +172,13 @@ def calibration_set(
     recorded velocity. Equal arguments give equal states. Raises InvalidInputError (no prompt, a prompt of more than 512
     tokens), NonFiniteError, Cancelled.
     """
-    if not prompts or not seeds:
-        raise InvalidInputError("calibration_no_prompts", field="prompts", criterion="calibration")
-    width, height = size or default_size(pipeline)
-    factor = pipeline.vae_scale_factor * 2
-    shape = (1, pipeline.transformer.config.in_channels, height // factor * 2, width // factor * 2)
-    sampler = Sampler(dict(pipeline.scheduler.config), steps, guidance, shape[2] // 2 * (shape[3] // 2))
     predict = Predictor(pipeline.transformer)
-    embeds = caption_embeds(pipeline, [*prompts, ""])
     found: list[Batch] = []
-    for turn, prompt in enumerate(prompts):
+    for turn, way in enumerate(ways(pipeline, prompts, seeds, steps, size=size, guidance=guidance).parts(1)):
         progress(turn, len(prompts), "note.calibrating")
-        seed = seeds[turn % len(seeds)] + turn // len(seeds)
-        noise = torch.randn(shape, generator=torch.Generator("cpu").manual_seed(seed), dtype=torch.float32)
-        points = follow(
-            lambda latents, sigma_B, captions: predict(latents, 1 - sigma_B, captions),
-            sampler, noise, [embeds[turn]], embeds[-1],
-        )  # fmt: skip
-        states = _states(list(points), noise, embeds[turn])
+        states = _states(list(way.follow(predict)), way.noise_BCHW, way.captions[0])
         if not states.finite():
-            raise NonFiniteError("calibration_not_finite", value=prompt[:80])
+            raise NonFiniteError("calibration_not_finite", value=prompts[turn][:80])
         found.append(states)
     progress(len(prompts), len(prompts), "note.calibrating")
     return joined(found)

@@ -15,7 +15,15 @@ from zimage_studio.core import loading
 from zimage_studio.core.model_files import inspect_folder
 from zimage_studio.core.pruning.ablation import ablations
 from zimage_studio.core.pruning.activations import block_influence, listen, stream_strength, unit_strengths
-from zimage_studio.core.pruning.calibration import DEFAULT_STEPS, MAX_SIDE_PX, Batch, calibration_set, default_size
+from zimage_studio.core.pruning.calibration import (
+    DEFAULT_STEPS,
+    MAX_SIDE_PX,
+    Batch,
+    Ways,
+    calibration_set,
+    default_size,
+    ways,
+)
 from zimage_studio.core.pruning.calibration_prompts import calibration_prompts
 from zimage_studio.core.pruning.gradients import gradient_scores, require_plain
 from zimage_studio.core.pruning.groups import UnitGroup, unit_groups
@@ -35,8 +43,8 @@ POWERS = {"l1": 1, "group_l2": 2}
 PROMPTS = 8
 POINTS = 8
 """On how many states of one picture is measured, spread evenly over its steps."""
-ABLATION_STATES = 8
-"""Ablation runs the model anew for each head and group of units: on few states, of all pictures and times."""
+ABLATION_PICTURES, ABLATION_STEPS = 4, 8
+"""Ablation draws anew for each head and group of units: few pictures, in few steps."""
 
 
 def score(
@@ -62,8 +70,8 @@ def score(
     Scores of units and heads compare within their block; of taylor, fisher and ablation also across blocks. Blocks are
     scored by what can be compared: see `branch_strengths` for l1 and group_l2, `gradients`, and for activation and
     block_influence, which are one measurement (arXiv:2407.14679), `block_influence`; under the second name it is for
-    cuts that hold "depth", alone or with others. Ablation measures only what `kinds` need, for it takes long, and on 8
-    states. The residual stream (`dim`) is for the weight-only ones and activation.
+    cuts that hold "depth", alone or with others. Ablation measures only what `kinds` need, for it takes long, and by
+    the first 4 prompts in at most 8 steps. The residual stream (`dim`) is for the weight-only ones and activation.
     Raises InvalidInputError for a criterion that cannot serve these kinds, or a pipeline without prompts, UserError for
     quantised or offloaded weights, NonFiniteError, ModelError, Cancelled.
     """
@@ -84,13 +92,14 @@ def score(
     _require_plain(source.transformer, criterion)
     steps, size = steps or DEFAULT_STEPS, size or default_size(source)
     seeds = [seed + turn for turn in range(len(prompts))]
+    if criterion == "ablation":
+        prompts, steps = prompts[:ABLATION_PICTURES], min(steps, ABLATION_STEPS)
+    drawn = ways(source, prompts, seeds, steps, size=size, guidance=guidance or 0.0)
     states = calibration_set(source, prompts, seeds, steps, size=size, guidance=guidance or 0.0, progress=progress)
     if own:  # what is left to do needs the transformer alone
         source.register_modules(text_encoder=None, vae=None)
     states = _spread(states, steps)
-    if criterion == "ablation":
-        states = _few(states, len(prompts))
-    found = measured(source.transformer, criterion, kinds, states, progress)
+    found = measured(source.transformer, criterion, kinds, states, drawn, progress)
     width, height = size
     said = Calibration(
         prompts=len(prompts), states=len(states), width=width, height=height, guidance=guidance or 0.0, seed=seed
@@ -103,13 +112,14 @@ def measured(
     criterion: Criterion,
     kinds: Sequence[Kind],
     states: Batch,
+    drawn: Ways,
     progress: Progress = silent,
 ) -> Scores:
-    """What a criterion that measures says on `states`."""
+    """What a criterion that measures says on `states`, or by pictures that are `drawn` anew."""
     if criterion in ("taylor", "fisher"):
         return gradient_scores(transformer, groups_of(transformer), states, criterion, progress)
     if criterion == "ablation":
-        ffn, heads, blocks = ablations(transformer, states, kinds, progress)
+        ffn, heads, blocks = ablations(transformer, states, drawn, kinds, progress)
         return Scores(criterion=criterion, ffn=ffn, heads=heads, blocks=blocks)
     heard = listen(transformer, states, progress)
     ffn, heads = unit_strengths(transformer, heard)
@@ -126,13 +136,6 @@ def _spread(states: Batch, steps: int) -> Batch:
     """At most POINTS states of each picture, evenly spread, those of one step together."""
     points = sorted({turn * steps // POINTS for turn in range(POINTS)})
     return states.part([first + point for point in points for first in range(0, len(states), steps)])
-
-
-def _few(states: Batch, pictures: int) -> Batch:
-    """ABLATION_STATES of what `_spread` gives, the times in turn and the pictures in turn."""
-    count = min(ABLATION_STATES, len(states))
-    times = len(states) // pictures
-    return states.part([turn * times // count * pictures + turn % pictures for turn in range(count)])
 
 
 def _weighed(

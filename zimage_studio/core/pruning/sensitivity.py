@@ -8,8 +8,8 @@ from diffusers import ZImagePipeline
 from numpy.typing import NDArray
 
 from zimage_studio.core.comparison import distance
-from zimage_studio.core.pruning.ablation import Ablation
-from zimage_studio.core.pruning.calibration import DEFAULT_STEPS, calibration_set, default_size
+from zimage_studio.core.pruning.ablation import Shift, pictures, velocities
+from zimage_studio.core.pruning.calibration import DEFAULT_STEPS, calibration_set, default_size, ways
 from zimage_studio.core.pruning.knockout import knocked
 from zimage_studio.errors import NonFiniteError
 from zimage_studio.records.plan import STACKS
@@ -32,46 +32,35 @@ def sensitivity_map(
     size: tuple[int, int] | None = None,
     guidance: float = 0.0,
     parts: Sequence[KnockPart] = HALVES,
-    pictures: bool = False,
+    decode: bool = False,
 ) -> SensitivityMap:
-    """How far the velocity moves when each of `parts` of each block is switched off.
+    """How far pictures move when each of `parts` of each block is switched off, from first step to last.
 
-    Measured on the states of `prompts` and `seeds` (see calibration_set): |v' - v| / |v| over all of them, and for
-    each step when asked for. `pictures` also draws the first prompt without each part and compares the pixels, which
-    costs a picture each. The weights are afterwards bit for bit as before, also when it is stopped.
+    The pictures are those of `prompts` and `seeds` (see ways): |x' - x| / |x| of the finished latents. For each step,
+    when asked for: |v' - v| / |v| of the velocity where the whole model passes by. `decode` also compares the pixels of
+    the first picture. The weights are afterwards bit for bit as before, also when it is stopped.
     Raises InvalidInputError (no prompt), UserError (weights that a memory profile keeps in another form or place),
     NonFiniteError, Cancelled.
     """
     width, height = size or default_size(pipeline)
     batch = calibration_set(pipeline, prompts, seeds, steps, size=(width, height), guidance=guidance, progress=progress)
     transformer = pipeline.transformer
-    ablation = Ablation(transformer, batch)
+    ends = pictures(transformer, ways(pipeline, prompts, seeds, steps, size=(width, height), guidance=guidance))
+    speeds = velocities(transformer, batch) if by_timestep else None
     knocks = _knocks(pipeline, parts)
-
-    def picture() -> NDArray[np.uint8]:
-        drawn = calibration_set(pipeline, prompts[:1], seeds[:1], steps, size=(width, height), guidance=guidance)
-        pixels: NDArray[np.uint8] = decoded(pipeline, drawn.noise_BCHW[:1] + drawn.target_BCHW[:1])
-        return pixels
-
-    whole = picture() if pictures else None
+    whole = decoded(pipeline, ends.whole_BCHW[:1]) if decode else None
     cells = []
     for number, knock in enumerate(knocks):
         progress(number, len(knocks), "note.mapping")
-        moved_B = ablation.moved_per_state(knocked(transformer, [knock]))
+        seen_BCHW = ends.without(knocked(transformer, [knock]))
+        moved_B = ends.moved_each(seen_BCHW)
         if not bool(torch.isfinite(moved_B).all()):
             raise NonFiniteError("calibration_not_finite", value=str(knock))
-        psnr_db = None
-        if whole is not None:
-            with knocked(transformer, [knock]):
-                psnr_db = distance(whole, picture()).psnr_db
-        cells.append(
-            Cell(
-                knock=knock,
-                change=_ratio(moved_B, ablation.power_B),
-                by_step=_by_step(moved_B, ablation.power_B, batch.step_B) if by_timestep else (),
-                psnr_db=psnr_db,
-            )
-        )
+        by_step: tuple[float, ...] = ()
+        if speeds is not None:
+            by_step = _by_step(speeds, speeds.without(knocked(transformer, [knock])), batch.step_B)
+        psnr_db = None if whole is None else distance(whole, decoded(pipeline, seen_BCHW[:1])).psnr_db
+        cells.append(Cell(knock=knock, change=_ratio(moved_B, ends.power_B), by_step=by_step, psnr_db=psnr_db))
     progress(len(knocks), len(knocks), "note.mapping")
     return SensitivityMap(
         prompts=tuple(prompts), seeds=tuple(seeds), width=width, height=height,
@@ -91,13 +80,13 @@ def _knocks(pipeline: ZImagePipeline, parts: Sequence[KnockPart]) -> list[Knock]
 
 
 def _ratio(moved_B: torch.Tensor, power_B: torch.Tensor) -> float:
-    """|v' - v| / |v| from mean squares."""
+    """|x' - x| / |x| from mean squares."""
     return float((moved_B.sum() / power_B.sum().clamp_min(LEAST)).sqrt())
 
 
-def _by_step(moved_B: torch.Tensor, power_B: torch.Tensor, step_B: torch.Tensor) -> tuple[float, ...]:
-    steps = sorted(set(step_B.tolist()))
-    return tuple(_ratio(moved_B[step_B == step], power_B[step_B == step]) for step in steps)
+def _by_step(speeds: Shift, seen_BCHW: torch.Tensor, step_B: torch.Tensor) -> tuple[float, ...]:
+    moved_B, steps = speeds.moved_each(seen_BCHW), sorted(set(step_B.tolist()))
+    return tuple(_ratio(moved_B[step_B == step], speeds.power_B[step_B == step]) for step in steps)
 
 
 @torch.no_grad()  # type: ignore[untyped-decorator]

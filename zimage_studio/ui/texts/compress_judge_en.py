@@ -43,12 +43,13 @@ COMPRESS_JUDGE_EN: dict[str, str] = {
     "heat_legend_out": "switched off",
     "heat_none": "Not measured yet: the board has no colours. Measure the map to see which parts the model needs.",
     "heat_about": (
-        "Colour and number say how far the model's answer moves when this part alone is switched off, "
-        "as a share of the answer itself: 0 is not missed at all. "
-        "Measured on {prompts} prompts, at {steps} steps of the drawing, {width}×{height} px."
+        "Colour and number say how far the finished picture moves when it is drawn without this part alone, "
+        "as a share of the picture itself: 0 is not missed at all. "
+        "Measured on {prompts} pictures of {steps} steps, {width}×{height} px, before the VAE decodes them."
     ),
     "heat_step_about": (
-        "The same for each step of the drawing, first to last. A click switches the part off at all steps."
+        "How far the model's answer at each step of the drawing moves, first to last. A part can matter little in one "
+        "step and much in the finished picture. A click switches the part off at all steps."
     ),
     "heat_measuring": "Measuring …",
     "heat_measure": "Measure the map",
