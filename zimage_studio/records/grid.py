@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, field, replace
 from typing import ClassVar, Literal, Self
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict
 
 from zimage_studio.errors import InvalidInputError
 from zimage_studio.records.checks import real, whole
@@ -22,7 +22,7 @@ from zimage_studio.records.request import (
     parse_batch,
     parse_seed,
 )
-from zimage_studio.records.strict_json import loads_strict
+from zimage_studio.records.versioned import WrongSchemaError, read_versioned
 
 SCHEMA = 1
 MAX_AXIS = 32
@@ -92,13 +92,11 @@ class GridPlan:
     @classmethod
     def from_json(cls, source: str) -> Self:
         """Read what `to_json` wrote. Raises ValueError on another schema, unknown keys or wrong values."""
-        data = loads_strict(source)
-        schema = data.pop("schema", None) if isinstance(data, dict) else None
-        if schema != SCHEMA:
-            raise ValueError(f"The grid has schema {schema!r}; this version reads {SCHEMA}.")
         try:
-            return TypeAdapter(cls).validate_json(json.dumps(data))
-        except (InvalidInputError, ValidationError) as error:
+            return read_versioned(cls, source, SCHEMA)
+        except WrongSchemaError as error:
+            raise ValueError(f"The grid has schema {error.found!r}; this version reads {SCHEMA}.") from error
+        except (InvalidInputError, ValueError) as error:
             raise ValueError(f"The grid cannot be read: {error}") from error
 
 

@@ -5,12 +5,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import ClassVar, Literal, Self, get_args
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict
 
 from zimage_studio.errors import InvalidInputError
 from zimage_studio.records.checks import flag, refuse_unknown, text, whole
 from zimage_studio.records.request import STRICT
-from zimage_studio.records.strict_json import loads_strict
+from zimage_studio.records.versioned import WrongSchemaError, read_versioned
 
 SCHEMA = 1
 MAX_NAME_CHARS = 60
@@ -19,7 +19,6 @@ MIN_QUERY_CHUNK, MAX_QUERY_CHUNK = 64, 16384
 TILE_STEP_PX, MAX_TILE_PX = 32, 2048
 MAX_CACHED_PROMPTS = 4096
 MAX_BLOCKS_PER_GROUP = 64
-MAX_COMPLAINTS = 5
 NOTED = frozenset({"ladder", "out_of_memory"})
 """In a recipe's memory: the rung of the ladder of precisions, and the rungs taken because memory ran out."""
 
@@ -115,16 +114,11 @@ class MemoryProfile:
         Raises InvalidInputError on another schema, unknown keys, wrong types, values out of bounds, contradictions.
         """
         try:
-            data = loads_strict(source)
+            return read_versioned(cls, source, SCHEMA)
+        except WrongSchemaError as error:
+            raise InvalidInputError("profile_schema", field="profile", value=error.found, known=SCHEMA) from error
         except ValueError as error:
             raise InvalidInputError("profile_unreadable", field="profile", why=error) from error
-        schema = data.pop("schema", None) if isinstance(data, dict) else None
-        if type(schema) is not int or schema != SCHEMA:
-            raise InvalidInputError("profile_schema", field="profile", value=schema, known=SCHEMA)
-        try:
-            return TypeAdapter(cls).validate_json(json.dumps(data))
-        except ValidationError as error:
-            raise InvalidInputError("profile_unreadable", field="profile", why=_short(error)) from error
 
 
 def parse_profile(values: Mapping[str, object], base: MemoryProfile | None = None) -> MemoryProfile:
@@ -153,11 +147,6 @@ def placed_as(profile: MemoryProfile, other: MemoryProfile) -> MemoryProfile:
         return replace(profile, **{name: getattr(other, name) for name in PLACES_WEIGHTS})
     except InvalidInputError:
         return profile
-
-
-def _short(error: ValidationError) -> str:
-    complaints = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_url=False)]
-    return "; ".join(complaints[:MAX_COMPLAINTS])
 
 
 # --- bounds and contradictions --------------------------------------------------------------------------------------

@@ -4,14 +4,14 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict
 
 from zimage_studio.errors import InvalidInputError
 from zimage_studio.records.ranges import units
 from zimage_studio.records.request import STRICT
-from zimage_studio.records.strict_json import loads_strict
+from zimage_studio.records.versioned import read_versioned
 
 SCHEMA = 1
 PLAN = "plan.json"
@@ -225,22 +225,8 @@ class PrunePlan:
     @classmethod
     def from_json(cls, source: str) -> Self:
         """Read what `to_json` wrote. Raises InvalidInputError on another schema, unknown keys or wrong values."""
-        if len(source) > MAX_PLAN_BYTES:
-            raise InvalidInputError("bad_plan", field="plan", why=f"> {MAX_PLAN_BYTES // 10**6} MB")
         try:
-            read = loads_strict(source)
-            data = read if isinstance(read, dict) else {}
-            schema = data.pop("schema", None)
-            if schema != SCHEMA:
-                raise ValueError(f"schema {schema!r} ≠ {SCHEMA}")
-            if isinstance(data.get("calibration"), str):
-                said = Calibration.from_sentence(data["calibration"])
-                data["calibration"] = said and asdict(said)
-            return TypeAdapter(cls).validate_json(json.dumps(data))
-        except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            why = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
-            raise InvalidInputError("bad_plan", field="plan", why=why) from error
+            return read_versioned(cls, source, SCHEMA, max_chars=MAX_PLAN_BYTES, mend=_calibrated)
         except ValueError as error:
             raise InvalidInputError("bad_plan", field="plan", why=error) from error
 
@@ -266,6 +252,15 @@ class PrunePlan:
             del data[bulky]
         after = self.after
         return {**data, "dim_before": self.before.dim, "dim_after": after.dim, "blocks": self.rows()}
+
+
+def _calibrated(data: dict[str, Any]) -> dict[str, Any]:
+    """An older plan says in words how it was measured."""
+    said = data.get("calibration")
+    if not isinstance(said, str):
+        return data
+    found = Calibration.from_sentence(said)
+    return {**data, "calibration": found and asdict(found)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,14 +5,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import ClassVar, Self
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict
 
 from zimage_studio.errors import InvalidInputError
 from zimage_studio.records.request import STRICT, GenerationRequest
-from zimage_studio.records.strict_json import loads_strict
+from zimage_studio.records.versioned import WrongSchemaError, read_versioned
 
 SCHEMA = 1
-MAX_COMPLAINTS = 5
 MAX_JSON_CHARS = 2**18
 """A hundred times what a recipe needs: every wrong value in it costs a thousand bytes of complaint."""
 
@@ -94,19 +93,11 @@ class Recipe:
         """Read what `to_json` wrote. Raises ValueError on another schema, unknown keys, wrong values, length."""
         if len(source) > MAX_JSON_CHARS:
             raise ValueError(f"The recipe has {len(source)} characters; at most {MAX_JSON_CHARS} are read.")
-        data = loads_strict(source)
-        schema = data.pop("schema", None) if isinstance(data, dict) else None
-        if schema != SCHEMA:
-            raise ValueError(f"The recipe has schema {schema!r}; this version reads {SCHEMA}.")
         try:
-            return TypeAdapter(cls).validate_json(json.dumps(data))
+            return read_versioned(cls, source, SCHEMA)
+        except WrongSchemaError as error:
+            raise ValueError(f"The recipe has schema {error.found!r}; this version reads {SCHEMA}.") from error
         except InvalidInputError as error:
             raise ValueError(str(error)) from error
-        except ValidationError as error:
-            raise ValueError(_short(error)) from error
-
-
-def _short(error: ValidationError) -> str:
-    """The first few complaints, each with the place of its value."""
-    complaints = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_url=False)]
-    return "The recipe cannot be read: " + "; ".join(sorted(complaints, key=lambda c: "required" in c)[:MAX_COMPLAINTS])
+        except ValueError as error:
+            raise ValueError(f"The recipe cannot be read: {error}") from error

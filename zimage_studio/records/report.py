@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import ClassVar, Literal, Self
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict
 
 from zimage_studio.errors import InvalidInputError
 from zimage_studio.records.checks import flag, refuse_unknown, text, whole
@@ -18,14 +18,13 @@ from zimage_studio.records.request import (
     SIDE_STEP_PX,
     STRICT,
 )
-from zimage_studio.records.strict_json import loads_strict
+from zimage_studio.records.versioned import WrongSchemaError, read_versioned
 
 SCHEMA = 1
 CONFIDENCE = 0.95
 MIN_RESAMPLES, DEFAULT_RESAMPLES, MAX_RESAMPLES = 2000, 5000, 100_000
 MIN_PROMPTS, DEFAULT_PROMPTS, MAX_PROMPTS = 2, 24, 1000
 MIN_REPEATS, DEFAULT_REPEATS, MAX_REPEATS = 3, 7, 100
-MAX_COMPLAINTS = 5
 MAX_PATH_CHARS = 1000
 
 Better = Literal["higher", "lower"]
@@ -220,18 +219,11 @@ class ReportCard:
     def from_json(cls, source: str) -> Self:
         """Read what `to_json` wrote. Raises InvalidInputError on another schema, unknown keys, wrong values."""
         try:
-            data = loads_strict(source)
+            return read_versioned(cls, source, SCHEMA)
+        except WrongSchemaError as error:
+            raise InvalidInputError("report.schema", field="report", value=error.found, known=SCHEMA) from error
         except ValueError as error:
             raise InvalidInputError("report.unreadable", field="report", why=error) from error
-        schema = data.pop("schema", None) if isinstance(data, dict) else None
-        if type(schema) is not int or schema != SCHEMA:
-            raise InvalidInputError("report.schema", field="report", value=schema, known=SCHEMA)
-        try:
-            return TypeAdapter(cls).validate_json(json.dumps(data))
-        except ValidationError as error:
-            complaints = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_url=False)]
-            why = "; ".join(complaints[:MAX_COMPLAINTS])
-            raise InvalidInputError("report.unreadable", field="report", why=why) from error
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import ClassVar, Literal, Self
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict
 
 from zimage_studio.errors import InvalidInputError, UserError
 from zimage_studio.records.checks import whole
 from zimage_studio.records.plan import STACKS, Stack
 from zimage_studio.records.request import STRICT
-from zimage_studio.records.strict_json import loads_strict
+from zimage_studio.records.versioned import read_versioned
 
 SCHEMA = 2
 """1 said the change of the velocity where it now says that of the pictures."""
@@ -137,17 +137,7 @@ class SensitivityMap:
     @classmethod
     def from_json(cls, source: str) -> Self:
         """Read what `to_json` wrote. Raises InvalidInputError (bad_map) on anything else."""
-        if len(source) > MAX_MAP_BYTES:
-            raise InvalidInputError("bad_map", field="sensitivity", why=f"> {MAX_MAP_BYTES // 10**6} MB")
         try:
-            data = loads_strict(source)
-            schema = data.pop("schema", None) if isinstance(data, dict) else None
-            if schema != SCHEMA:
-                raise ValueError(f"schema {schema!r} ≠ {SCHEMA}")
-            return TypeAdapter(cls).validate_json(json.dumps(data))
-        except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            why = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
-            raise InvalidInputError("bad_map", field="sensitivity", why=why) from error
+            return read_versioned(cls, source, SCHEMA, max_chars=MAX_MAP_BYTES)
         except ValueError as error:
             raise InvalidInputError("bad_map", field="sensitivity", why=error) from error
