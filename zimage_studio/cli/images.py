@@ -9,15 +9,8 @@ from typing import Annotated
 import typer
 
 from zimage_studio.cli.common import (
-    DataOption,
-    FoldersOption,
     ImageOption,
-    JsonOption,
-    LangOption,
-    ModelOption,
-    OfflineOption,
     Printer,
-    ProfileOption,
     ShiftOption,
     StrengthOption,
     VariationSeedOption,
@@ -33,6 +26,7 @@ from zimage_studio.cli.common import (
     watch,
     watch_grid,
 )
+from zimage_studio.cli.options import FEW, Common, with_common
 from zimage_studio.core.metadata.inspect import inspect_file
 from zimage_studio.errors import InvalidInputError, UserError
 from zimage_studio.messages import Lang
@@ -41,12 +35,13 @@ from zimage_studio.records.verdict import Verdict
 from zimage_studio.services.grids import GridView
 from zimage_studio.services.replay import read_original
 from zimage_studio.services.studio import Studio
-from zimage_studio.settings import load_settings
 
 REFUSED = 2
 
 
+@with_common("model", "profile", "offline", usual=FEW)
 def generate(
+    common: Common,
     prompt: Annotated[str, typer.Argument(help="What the image should show.")],
     negative: Annotated[str, typer.Option(help="What it should not show; needs guidance above 0.")] = "",
     seed: Annotated[str | None, typer.Option(help="0 to 2^64-1; none or -1 draws one.")] = None,
@@ -61,22 +56,16 @@ def generate(
     image: ImageOption = None,
     strength: StrengthOption = None,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Also copy the images there.")] = None,
-    model: ModelOption = None,
-    profile: ProfileOption = None,
-    data: DataOption = None,
-    lang: LangOption = None,
-    offline: OfflineOption = None,
-    as_json: JsonOption = False,
 ) -> None:
     """Make images. Each is a PNG that carries the recipe that makes it again."""
-    settings = load_settings({"data": data, "lang": lang, "model": model, "offline": offline})
+    settings = common.settings
     values = {"prompt": prompt, "negative_prompt": negative, **parse_size(size)} | given(
         seed=seed, steps=steps, guidance=guidance, count=count, shift=shift, variation_seed=variation_seed,
         variation_strength=variation_strength, variety=variety, strength=strength,
     )  # fmt: skip
-    printer = Printer(as_json, settings.lang)
+    printer = Printer(common.as_json, settings.lang)
     with running_studio(settings) as studio:
-        memory = wanted_profile(studio, profile)
+        memory = wanted_profile(studio, common.profile)
         if image is not None:
             values["source"] = studio.sources.keep(image)
         job = studio.generation.submit(values, model=studio.settings.model, profile=memory)
@@ -87,19 +76,17 @@ def generate(
     printer.result({"images": [entry(made) for made in images]}, "\n".join(lines))
 
 
-def inspect(
-    file: Annotated[Path, typer.Argument(help="A PNG, JPEG or WebP file.")],
-    lang: LangOption = None,
-    data: DataOption = None,
-    as_json: JsonOption = False,
-) -> None:
+@with_common(usual=FEW)
+def inspect(common: Common, file: Annotated[Path, typer.Argument(help="A PNG, JPEG or WebP file.")]) -> None:
     """Say what an image's metadata says: understood, converted, unknown."""
-    settings = load_settings({"lang": lang, "data": data})
+    settings = common.settings
     result = inspect_file(file).to_dict(settings.lang)
-    Printer(as_json, settings.lang).result(result, json.dumps(result, ensure_ascii=False, indent=2))
+    common.print(result, json.dumps(result, ensure_ascii=False, indent=2), settings)
 
 
+@with_common()
 def replay(
+    common: Common,
     file: Annotated[Path, typer.Argument(help="An image that Studio made.")],
     seed: Annotated[str | None, typer.Option(help="Another seed.")] = None,
     prompt: Annotated[str | None, typer.Option(help="Another prompt.")] = None,
@@ -116,22 +103,17 @@ def replay(
     model: Annotated[
         str | None, typer.Option("--model", metavar="KEY", help="Another model; else the one of the recipe, by hash.")
     ] = None,
-    folders: FoldersOption = None,
-    data: DataOption = None,
-    lang: LangOption = None,
-    offline: OfflineOption = None,
-    as_json: JsonOption = False,
 ) -> None:
     """Make an image again from its recipe and say whether it is the same.
 
     A changed field keeps the rest. The model is found by its hash, unless --model names another.
     """
-    settings = load_settings({"data": data, "lang": lang, "models": folders, "offline": offline})
+    settings = common.settings
     overrides = parse_size(size) | given(
         seed=seed, prompt=prompt, negative_prompt=negative, steps=steps, guidance=guidance, shift=shift,
         variation_seed=variation_seed, variation_strength=variation_strength, variety=variety, strength=strength,
     )  # fmt: skip
-    printer = Printer(as_json, settings.lang)
+    printer = Printer(common.as_json, settings.lang)
     with running_studio(settings) as studio:
         verdict = _replay(studio, file, overrides, model, printer, out)
     printer.result(verdict.to_dict(settings.lang), _verdict_text(verdict, settings.lang))
@@ -166,7 +148,9 @@ def _replay(
     return studio.replay.verdict(original, made)
 
 
+@with_common()
 def grid(
+    common: Common,
     file: Annotated[Path | None, typer.Argument(help="An image that Studio made.")] = None,
     x: Annotated[str | None, typer.Option(metavar="FIELD=a,b,c", help="What the columns vary.")] = None,
     y: Annotated[str | None, typer.Option(metavar="FIELD=a,b,c", help="What the rows vary.")] = None,
@@ -176,18 +160,13 @@ def grid(
     side: Annotated[str, typer.Option(help="Cells a side around the image: 3, 5 or 7.")] = "3",
     resume: Annotated[str | None, typer.Option(metavar="ID", help="Go on with a grid that was stopped.")] = None,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Also copy the sheet and the images there.")] = None,
-    folders: FoldersOption = None,
-    data: DataOption = None,
-    lang: LangOption = None,
-    offline: OfflineOption = None,
-    as_json: JsonOption = False,
 ) -> None:
     """Make a grid of images that differ from FILE in one or two fields, and a sheet of them.
 
     A prompt axis replaces: its first value is looked for in the prompt. What is made before a stop is kept.
     """
-    settings = load_settings({"data": data, "lang": lang, "models": folders, "offline": offline})
-    printer = Printer(as_json, settings.lang)
+    settings = common.settings
+    printer = Printer(common.as_json, settings.lang)
     with running_studio(settings) as studio:
         if resume is not None:
             made = studio.grids.resume(resume)
@@ -195,7 +174,7 @@ def grid(
             raise InvalidInputError("grid_needs_image", field="file")
         else:
             made = studio.grids.start(_plan(studio, file, x, y, around, side))
-        if not as_json:
+        if not common.as_json:
             sys.stderr.write(f"grid {made.id}\n")
         view = watch_grid(made, printer)
         sheet = studio.grids.sheet(made)

@@ -8,14 +8,7 @@ from typing import Annotated
 import typer
 
 from zimage_studio.cli.common import (
-    DataOption,
-    FoldersOption,
-    JsonOption,
-    LangOption,
-    ModelOption,
-    OfflineOption,
     Printer,
-    ProfileOption,
     given,
     load_profile,
     parse_size,
@@ -24,6 +17,7 @@ from zimage_studio.cli.common import (
     stopped_by_signals,
     wanted_profile,
 )
+from zimage_studio.cli.options import FEW, Common, with_common
 from zimage_studio.errors import UserError
 from zimage_studio.messages import Lang, say
 from zimage_studio.records.checks import whole
@@ -32,7 +26,6 @@ from zimage_studio.records.memory import GIB, PHASES, PRESETS, MemoryProfile, Sw
 from zimage_studio.records.request import MAX_SIDE_PX, MIN_SIDE_PX
 from zimage_studio.services.measuring import MeasureJob
 from zimage_studio.services.memory import AUTO
-from zimage_studio.settings import Settings, load_settings
 
 memory_app = typer.Typer(help="How models fit into memory.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -40,21 +33,13 @@ SizeOption = Annotated[str | None, typer.Option(metavar="WxH", help="In px; the 
 
 
 @memory_app.command("show")
-def show(
-    size: SizeOption = None,
-    profile: ProfileOption = None,
-    model: ModelOption = None,
-    folders: FoldersOption = None,
-    data: DataOption = None,
-    lang: LangOption = None,
-    offline: OfflineOption = None,
-    as_json: JsonOption = False,
-) -> None:
+@with_common("model", "profile")
+def show(common: Common, size: SizeOption = None) -> None:
     """Load the model under the profile and say what each switch really does; and what the devices hold."""
-    settings = _settings(data, lang, model, folders, offline)
+    settings = common.settings
     pixels = _size(size)
     with running_studio(settings) as studio:
-        wanted = load_profile(studio, profile)
+        wanted = load_profile(studio, common.profile)
         studio.memory.apply(profile=wanted).result()
         states, reading = studio.memory.states(pixels), studio.memory.reading()
     switches = [switch_entry(state, settings.lang) for state in states.states]
@@ -63,28 +48,28 @@ def show(
     gpus = found["gpus"] if isinstance(found["gpus"], list) else []
     devices = [*({"kind": "gpu", **gpu} for gpu in gpus), {"kind": "ram", **ram}]
     lines = [f"{entry['name']:24} {entry['state']:10} {entry['reason']}" for entry in switches]
-    Printer(as_json, settings.lang).result(
-        {"profile": asdict(wanted), "model": states.model, "switches": switches, "devices": devices}, "\n".join(lines)
-    )
+    result: dict[str, object] = {
+        "profile": asdict(wanted),
+        "model": states.model,
+        "switches": switches,
+        "devices": devices,
+    }
+    common.print(result, "\n".join(lines), settings)
 
 
 @memory_app.command("plan")
+@with_common("model")
 def plan(
+    common: Common,
     size: SizeOption = None,
     free_gib: Annotated[
         str | None, typer.Option(metavar="X", help="Free memory to plan for; what is free now when not given.")
     ] = None,
     guidance: Annotated[str | None, typer.Option(help="Above 0 two images are drawn at once.")] = None,
     device: Annotated[str, typer.Option(metavar="auto|cpu|cuda", help="Kind of device to plan for.")] = "auto",
-    model: ModelOption = None,
-    folders: FoldersOption = None,
-    data: DataOption = None,
-    lang: LangOption = None,
-    offline: OfflineOption = None,
-    as_json: JsonOption = False,
 ) -> None:
     """Choose the least lossy profile that fits, and foretell its peaks. No weight is read."""
-    settings = _settings(data, lang, model, folders, offline)
+    settings = common.settings
     pixels = _size(size)
     with running_studio(settings) as studio:
         made = studio.memory.plan(pixels, free_gib=free_gib, guidance=guidance, device=device)
@@ -99,11 +84,13 @@ def plan(
         "size": None if made.size is None else list(made.size),
         "faster": None if made.faster is None else made.faster.name,
     }
-    Printer(as_json, settings.lang).result(result, f"{made.profile.name}: {reason}")
+    common.print(result, f"{made.profile.name}: {reason}", settings)
 
 
 @memory_app.command("measure")
+@with_common("model")
 def measure(
+    common: Common,
     profiles: Annotated[str, typer.Option(metavar="A,B,…", help="Presets, saved profiles or files.")],
     size: SizeOption = None,
     steps: Annotated[str | None, typer.Option(help="Transformer passes.")] = None,
@@ -111,17 +98,11 @@ def measure(
     prompt: Annotated[str | None, typer.Option(help="What the image should show.")] = None,
     seed: Annotated[str | None, typer.Option(help="0 to 2^64-1.")] = None,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write all rows: .csv or .json.")] = None,
-    model: ModelOption = None,
-    folders: FoldersOption = None,
-    data: DataOption = None,
-    lang: LangOption = None,
-    offline: OfflineOption = None,
-    as_json: JsonOption = False,
 ) -> None:
     """Run one request under several profiles: peak memory by phase, time, distance to the exact image."""
-    settings = _settings(data, lang, model, folders, offline)
+    settings = common.settings
     values = parse_size(size) | given(steps=steps, guidance=guidance, prompt=prompt, seed=seed)
-    printer = Printer(as_json, settings.lang)
+    printer = Printer(common.as_json, settings.lang)
     with running_studio(settings) as studio:
         wanted = [load_profile(studio, name.strip()) for name in profiles.split(",")]
         rows = _watch(studio.memory.measure(wanted, values), printer)
@@ -131,26 +112,25 @@ def measure(
 
 
 @memory_app.command("profiles")
-def profiles(data: DataOption = None, lang: LangOption = None, as_json: JsonOption = False) -> None:
+@with_common(usual=FEW)
+def profiles(common: Common) -> None:
     """All profiles: the presets, then the saved ones; and which one is in use."""
-    settings = _settings(data, lang, None, None, None)
+    settings = common.settings
     with services(settings) as studio:
         known, used = studio.memory.profiles(), studio.memory.profile
     lines = [f"{_mark(profile, used)} {name:18} {_about(name, settings.lang)}" for name, profile in known.items()]
-    Printer(as_json, settings.lang).result(
-        {"profile": asdict(used), "profiles": [asdict(profile) for profile in known.values()]}, "\n".join(lines)
-    )
+    result: dict[str, object] = {"profile": asdict(used), "profiles": [asdict(profile) for profile in known.values()]}
+    common.print(result, "\n".join(lines), settings)
 
 
 @memory_app.command("use")
+@with_common(usual=FEW)
 def use(
+    common: Common,
     profile: Annotated[str, typer.Argument(metavar="NAME|FILE", help="A preset, a saved profile, a file or `auto`.")],
-    data: DataOption = None,
-    lang: LangOption = None,
-    as_json: JsonOption = False,
 ) -> None:
     """Make a profile the one in use, for every image from now on that names none. `auto` lets Studio choose."""
-    settings = _settings(data, lang, None, None, None)
+    settings = common.settings
     with services(settings) as studio:
         chosen = wanted_profile(studio, profile)
         if chosen is None:
@@ -158,19 +138,13 @@ def use(
         else:
             studio.memory.choose(chosen)
     shown = {"name": AUTO} if chosen is None else asdict(chosen)
-    Printer(as_json, settings.lang).result({"profile": shown}, str(shown["name"] or profile))
+    common.print({"profile": shown}, str(shown["name"] or profile), settings)
 
 
 def switch_entry(state: SwitchState, lang: Lang) -> dict[str, object]:
     """A switch as --json and the API print it."""
     reason = say(state.reason, lang, **state.values)
     return {"name": state.name, "requested": state.requested, "state": state.state, "reason": reason}
-
-
-def _settings(
-    data: str | None, lang: str | None, model: str | None, folders: list[str] | None, offline: bool | None
-) -> Settings:
-    return load_settings({"data": data, "lang": lang, "model": model, "models": folders, "offline": offline})
 
 
 def _size(size: str | None) -> tuple[int, int] | None:

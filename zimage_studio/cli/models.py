@@ -6,84 +6,62 @@ from typing import Annotated
 
 import typer
 
-from zimage_studio.cli.common import DataOption, FoldersOption, JsonOption, LangOption, Printer, quiet, services
+from zimage_studio.cli.common import quiet, services
+from zimage_studio.cli.options import FEW, Common, with_common
 from zimage_studio.messages import Lang, say
 from zimage_studio.records.progress import Progress
-from zimage_studio.settings import Settings, load_settings
 
 models_app = typer.Typer(help="The models Studio knows.", invoke_without_command=True, rich_markup_mode=None)
 
+KeyArgument = Annotated[str, typer.Argument(help="Key, path or hub id.")]
+
 
 @models_app.callback()
-def models(
-    context: typer.Context,
-    data: DataOption = None,
-    lang: LangOption = None,
-    folders: FoldersOption = None,
-    as_json: JsonOption = False,
-) -> None:
+@with_common("folders", usual=FEW)
+def models(context: typer.Context, common: Common) -> None:
     """List the models, show one, add one, or write a smaller copy of one."""
-    context.obj = {"data": data, "lang": lang, "models": folders, "as_json": as_json}
     if context.invoked_subcommand is None:
-        _list_models(context.obj)
+        _list_models(common)
 
 
 @models_app.command("list")
-def models_list(
-    context: typer.Context, data: DataOption = None, lang: LangOption = None, as_json: JsonOption = False
-) -> None:
+@with_common(usual=FEW)
+def models_list(common: Common) -> None:
     """All models."""
-    _list_models(_merged(context, data, lang, as_json))
+    _list_models(common)
 
 
 @models_app.command("show")
-def models_show(
-    context: typer.Context,
-    key: Annotated[str, typer.Argument(help="Key, path or hub id.")],
-    data: DataOption = None,
-    lang: LangOption = None,
-    as_json: JsonOption = False,
-) -> None:
+@with_common(usual=FEW)
+def models_show(common: Common, key: KeyArgument) -> None:
     """One model, with its hash computed."""
-    options = _merged(context, data, lang, as_json)
-    settings = _settings(options)
+    settings = common.settings
     with services(settings) as studio:
         artifact = studio.models.get(key, allow_paths=True)
         if not artifact.missing and artifact.kind != "hub":
             artifact = studio.models.identity(artifact, quiet)
     data_out = artifact.public()
-    Printer(bool(options["as_json"]), settings.lang).result(
-        {"models": [data_out]}, json.dumps(data_out, ensure_ascii=False, indent=2)
-    )
+    common.print({"models": [data_out]}, json.dumps(data_out, ensure_ascii=False, indent=2), settings)
 
 
 @models_app.command("add")
+@with_common(usual=FEW)
 def models_add(
-    context: typer.Context,
+    common: Common,
     path: Annotated[str, typer.Argument(help="A diffusers folder, a .safetensors or a .gguf file, or a hub id.")],
-    data: DataOption = None,
-    lang: LangOption = None,
-    as_json: JsonOption = False,
 ) -> None:
     """Check a model and remember it."""
-    options = _merged(context, data, lang, as_json)
-    settings = _settings(options)
+    settings = common.settings
     with services(settings) as studio:
         artifact = studio.models.add(path)
-    Printer(bool(options["as_json"]), settings.lang).result({"models": [artifact.public()]}, artifact.key)
+    common.print({"models": [artifact.public()]}, artifact.key, settings)
 
 
 @models_app.command("compact")
-def models_compact(
-    context: typer.Context,
-    key: Annotated[str, typer.Argument(help="Key, path or hub id.")],
-    data: DataOption = None,
-    lang: LangOption = None,
-    as_json: JsonOption = False,
-) -> None:
+@with_common(usual=FEW)
+def models_compact(common: Common, key: KeyArgument) -> None:
     """Write a bfloat16 copy of weights that are stored wider, so that loading reads half the bytes."""
-    options = _merged(context, data, lang, as_json)
-    settings = _settings(options)
+    settings = common.settings
     with services(settings) as studio:
         made = studio.models.compact(studio.models.get(key, allow_paths=True), shown(settings.lang))
     if sys.stderr.isatty():
@@ -92,7 +70,7 @@ def models_compact(
         "compacted" if made.path else "compact_nothing", settings.lang, value=made.model, path=made.path,
         before_gb=f"{made.bytes_before / 1e9:.2f}", after_gb=f"{made.bytes_after / 1e9:.2f}",
     )  # fmt: skip
-    Printer(bool(options["as_json"]), settings.lang).result(made.public(), said)
+    common.print(made.public(), said, settings)
 
 
 def shown(lang: Lang) -> Progress:
@@ -106,24 +84,9 @@ def shown(lang: Lang) -> Progress:
     return report
 
 
-def _settings(options: dict[str, object]) -> Settings:
-    return load_settings({name: options.get(name) for name in ("data", "lang", "models")})
-
-
-def _merged(context: typer.Context, data: str | None, lang: str | None, as_json: bool) -> dict[str, object]:
-    """Options may stand before or after the sub-command."""
-    before: dict[str, object] = context.obj
-    return {
-        **before,
-        "data": data or before["data"],
-        "lang": lang or before["lang"],
-        "as_json": as_json or before["as_json"],
-    }
-
-
-def _list_models(options: dict[str, object]) -> None:
-    settings = _settings(options)
+def _list_models(common: Common) -> None:
+    settings = common.settings
     with services(settings) as studio:
         found = studio.models.list()
     lines = [f"{m.key:32} {m.kind:12} {m.name}" for m in found]
-    Printer(bool(options["as_json"]), settings.lang).result({"models": [m.public() for m in found]}, "\n".join(lines))
+    common.print({"models": [m.public() for m in found]}, "\n".join(lines), settings)

@@ -3,8 +3,10 @@
 import functools
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal, Self
+
+import typer
 
 from zimage_studio.cli.common import (
     DataOption,
@@ -29,7 +31,9 @@ OPTIONS: dict[Name, tuple[object, object]] = {
     "as_json": (JsonOption, False),
 }
 """Their declarations and defaults, in the order in which --help shows them."""
-USUAL: tuple[Name, ...] = ("folders", "data", "lang", "offline", "as_json")
+FEW: tuple[Name, ...] = ("data", "lang", "as_json")
+"""Those of a command that loads no model."""
+USUAL: tuple[Name, ...] = ("folders", "offline", *FEW)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,31 +55,45 @@ class Common:
             {"data": self.data, "lang": self.lang, "models": self.folders, "offline": self.offline, "model": self.model}
         )
 
+    def over(self, before: Self | None) -> Self:
+        """These options, and those of `before` that are not given here."""
+        if before is None:
+            return self
+        joined = {item.name: getattr(self, item.name) or getattr(before, item.name) for item in fields(self)}
+        return replace(self, **joined)
+
     def print(self, result: dict[str, object], text: str, settings: Settings) -> None:
         """`result` as JSON where --json was given, else `text`."""
         Printer(self.as_json, settings.lang).result(result, text)
 
 
-def with_common(*more: Name) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Append the usual options, and those in `more`, to those of a command, which takes them as `common`."""
-    names = [name for name in OPTIONS if name in USUAL or name in more]
+def with_common(*more: Name, usual: tuple[Name, ...] = USUAL) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Append `usual` and `more` options to those of a command, which takes them as `common`.
+
+    They may stand before or after a sub-command, where the callback of its group has them too; after goes first.
+    """
+    names = [name for name in OPTIONS if name in usual or name in more]
 
     def extended(command: Callable[..., None]) -> Callable[..., None]:
-        @functools.wraps(command)
-        def run(**values: Any) -> None:
-            command(common=Common(**{name: values.pop(name) for name in names}), **values)
-
         signature = inspect.signature(command, eval_str=True)
-        own = [parameter for name, parameter in signature.parameters.items() if name != "common"]
+
+        @functools.wraps(command)
+        def run(context: typer.Context, **values: Any) -> None:
+            common = Common(**{name: values.pop(name) for name in names}).over(context.obj)
+            context.obj = common
+            if "context" in signature.parameters:
+                values["context"] = context
+            command(common=common, **values)
+
+        own = [parameter for name, parameter in signature.parameters.items() if name not in ("common", "context")]
+        added = {"context": (typer.Context, inspect.Parameter.empty)} | {name: OPTIONS[name] for name in names}
         shared = [
-            inspect.Parameter(
-                name, inspect.Parameter.KEYWORD_ONLY, default=OPTIONS[name][1], annotation=OPTIONS[name][0]
-            )
-            for name in names
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+            for name, (annotation, default) in added.items()
         ]
-        named = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own]
-        run.__annotations__ = {parameter.name: parameter.annotation for parameter in (*named, *shared)}
-        run.__dict__["__signature__"] = signature.replace(parameters=[*named, *shared])
+        parameters = [*(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own), *shared]
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        run.__dict__["__signature__"] = signature.replace(parameters=parameters)
         return run
 
     return extended
