@@ -75,7 +75,8 @@ COMPRESS_EN: dict[str, str] = {
     "criterion_about_fisher": "Estimates from squared gradients how sharply the loss reacts to a unit. "
     "Draws a few prompts first.",
     "criterion_about_activation": "Units that hardly fire on a few prompts go. Needs no gradients.",
-    "criterion_about_ablation": "Switches parts off and measures what changes. The most direct; takes long.",
+    "criterion_about_ablation": "Draws pictures without each part and measures how far they move. "
+    "The best for whole blocks and heads in our study; takes long.",
     "criterion_about_block_influence": "How little a block changes what passes through it. For whole blocks only.",
     "plan_target": "How far",
     "plan_target_ratio": "Share",
