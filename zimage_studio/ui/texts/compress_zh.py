@@ -71,7 +71,7 @@ COMPRESS_ZH: dict[str, str] = {
     "criterion_about_taylor": "用梯度估计去掉一个单元后损失会变多少。先要画几个提示词。",
     "criterion_about_fisher": "用梯度平方估计损失对一个单元有多敏感。先要画几个提示词。",
     "criterion_about_activation": "去掉在几个提示词上几乎不激活的单元。不需要梯度。",
-    "criterion_about_ablation": "逐个关掉各部分画图，测量图片偏移多远。在我们的研究中最适合剪整块和注意力头；耗时较长。",
+    "criterion_about_ablation": "逐个关掉各部分画图，测量图片偏移多远。在我们的研究中最适合整块和注意力头；较慢。",
     "criterion_about_block_influence": "看一个块对经过它的内容改变多少。只用于整个块。",
     "plan_target": "剪到多少",
     "plan_target_ratio": "比例",
