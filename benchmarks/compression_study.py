@@ -22,7 +22,7 @@ from zimage_studio.records.recover import RecoveryConfig
 def main() -> None:
     """Command line of the study."""
     prepare_torch()
-    from benchmarks.compression_lines import CRITERIA, CUTS, finished, run  # diffusers comes with it
+    from benchmarks.compression_lines import CRITERIA, CUTS, finished, run, time_again  # diffusers comes with it
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="keeps finished lines; give it again to go on")
@@ -32,6 +32,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=100, help="questions asked of every model")
     parser.add_argument("--steps", type=int, default=120, help="training steps of every recovery")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--time-again", action="store_true", help="time the finished lines anew, on a quieter machine")
     parser.add_argument("--table", action="store_true", help="only write the page from the lines that are there")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -41,7 +42,9 @@ def main() -> None:
         steps=options.steps, batch=32, optimiser="muon", lr=5e-4, muon_lr=4e-3, samples=0, ema=0.98,
         gradient_checkpointing=False, validate_every_s=3600,
     )  # fmt: skip
-    if not options.table:
+    if options.time_again:
+        time_again(options.work, options.count)
+    elif not options.table:
         run(options.work, options.only, options.by, options.count, config)
     if options.write:
         unpruned = json.loads((options.work / "unpruned.json").read_text("utf-8"))

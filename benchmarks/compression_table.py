@@ -14,14 +14,15 @@ Made by one command, which goes on where it stopped:
 
     python -m benchmarks.compression_study --work DIR --write docs/compression_study.md
 
-Every line: scores by the criterion (those that need data see {calibration} captions that are not asked below), a plan,
+Every line: scores by the criterion (those that need data see {calibration} captions that are not asked
+below, ablation the first 4), a plan,
 a cut from disk to disk, as many training steps on drawn pictures as the line says (batch {batch}, Muon {muon_lr:g} and
 AdamW {lr:g}; at most {most_cpu:.0f} CPU seconds each, {mean_cpu:.0f} on average), and the same {count} questions that
 were never trained on, at the same seeds, before and after. *Judge* is the share of pictures in which object, object
 colour and background colour are all right; *CLIP* is the embedded CLIP's mean cosine; both are followed by the 95 %
 interval of the paired difference to the unpruned parent (2,000 bootstrap resamples of the questions). *PSNR* and *SSIM*
 compare with the parent's picture of the same question. *Size* and *time* are the transformer's, over the parent's
-(time: median of forwards timed in turn).
+(time: the fastest of 30 forwards each, in turns).
 
 The parent: judge {judge:.1%}, CLIP {clip:.3f}, transformer of {parameters:,} parameters.
 """
@@ -29,6 +30,10 @@ TITLES = (
     "cut", "criterion", "size", "time", "steps", "judge cut", "judge recovered", "CLIP cut", "CLIP recovered",
     "PSNR cut → recovered", "SSIM cut → recovered",
 )  # fmt: skip
+SHORT = """In short, right answers of the judge after the cut → after recovery:
+
+| cut | {criteria} |
+|---|{rules}"""
 COLUMNS = f"| {' | '.join(TITLES)} |\n|{'---|' * len(TITLES)}"
 
 
@@ -47,6 +52,7 @@ def page(
         COLUMNS,
     ]  # fmt: skip
     found = {(row["cut"], row["criterion"]): row for row in rows}
+    parts.insert(1, _short(found, words, criteria))
     if ("control", criteria[0]) in found:
         parts.append(_line(found["control", criteria[0]], unpruned, "nothing (control)", "–"))
     missing = []
@@ -60,6 +66,23 @@ def page(
     if missing:
         parts.append(f"Not run: {'; '.join(missing)}.")
     return "\n".join(parts) + "\n"
+
+
+def _short(found: Mapping[tuple[str, str], Row], words: Mapping[str, str], criteria: Sequence[str]) -> str:
+    """One line a cut: the judge before and after recovery; the best before it in bold."""
+    lines = [SHORT.format(criteria=" | ".join(criteria), rules="---|" * len(criteria))]
+    for cut, said in words.items():
+        rows = [found.get((cut, criterion)) for criterion in criteria]
+        best = max((row["before"]["right"].count(True) for row in rows if row is not None), default=-1)
+        lines.append(f"| {said} | {' | '.join(_both(row, best) for row in rows)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _both(row: Row | None, best: int) -> str:
+    if row is None:
+        return "not run"
+    before, after = (row[when]["right"].count(True) for when in ("before", "after"))
+    return f"**{before}** → {after}" if before == best else f"{before} → {after}"
 
 
 def _line(row: Row, unpruned: Row, said: str, criterion: str) -> str:
