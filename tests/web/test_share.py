@@ -87,6 +87,8 @@ def test_g7_the_checksum_is_verified_at_every_start_and_a_wrong_program_removed(
 
 def test_a_tunnel_left_behind_is_swept_at_the_next_start_but_no_stranger(tmp_path: Path) -> None:
     orphan = subprocess.Popen(["/bin/sleep", "600"])
+    while psutil.Process(orphan.pid).cmdline() != ["/bin/sleep", "600"]:
+        time.sleep(0.01)  # between fork and exec it has none
     (tmp_path / PID_NAME).write_text(f"{orphan.pid} /some/other/program")
     assert not sweep_tunnel(tmp_path)
     assert orphan.poll() is None
