@@ -172,7 +172,7 @@ def sample(
     return Sample(
         pixels_HWC=pixels_HWC,
         latents_sha256=hashlib.sha256(latents.tobytes()).hexdigest(),
-        numerics=numerics(pipeline, length),
+        numerics=numerics(pipeline, length, watch.latents.device),
         seconds=round(time.perf_counter() - started, 3),
     )
 
@@ -193,10 +193,9 @@ def _words(pipeline: ZImagePipeline, request: GenerationRequest, length: int, wa
     return {"prompt_embeds": loose, "negative_prompt_embeds": negative_embeds}
 
 
-def numerics(pipeline: ZImagePipeline, length: int) -> Numerics:
-    """How the arithmetic of the call just made was done, read from the live pipeline."""
+def numerics(pipeline: ZImagePipeline, length: int, device: torch.device) -> Numerics:
+    """How the arithmetic of the call just made, on `device`, was done, read from the live pipeline."""
     scheduler = pipeline.scheduler
-    device = torch.device(pipeline._execution_device)
     return Numerics(
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         dtypes={

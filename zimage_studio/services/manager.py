@@ -146,6 +146,7 @@ class PipelineManager:
         self._work: queue.Queue[Callable[[], None] | None] = queue.Queue()
         self._state = ManagerState()
         self._snapshot: Snapshot | None = None
+        self._changed = True
         self._lent_to = ""
         self._refusal: BusyError | None = None
         self._beat = time.monotonic()
@@ -227,13 +228,17 @@ class PipelineManager:
             raise RuntimeError("borrow() belongs to the owner thread: submit() the work.")
         self.refuse_if_lent()
         loaded = self._ready(key, profile, self._watched(progress))
-        self._snapshot = self.look()
+        if self._changed:  # looking takes a tenth of the time of a small picture
+            self._look()
         self._state = ManagerState("generating", loaded.artifact.key)
         try:
             yield Lent(loaded, self._require_engine(), self.meter, self._watched(progress))
         finally:
             self._state = ManagerState("ready", loaded.artifact.key)
-            self._snapshot = self.look()  # a ladder may stand on another rung now
+            self.submit(self._look)  # a ladder may stand on another rung now; the picture is handed over first
+
+    def _look(self) -> None:
+        self._snapshot, self._changed = self.look() or self._snapshot, False
 
     def lend(self, job: JobRecord) -> None:
         """Leave the accelerator to a job: the model in memory goes, and borrow() is refused until `take_back`.
@@ -311,10 +316,11 @@ class PipelineManager:
             if loaded.profile.same_switches(profile):
                 self._loaded = loaded
                 return loaded
+            self._changed = True
             if not needs_reload(loaded.profile, profile):
                 self._fit(loaded, profile)
                 return loaded
-        loaded = None  # freed before the next one is loaded, or both must fit
+        loaded, self._changed = None, True  # freed before the next one is loaded, or both must fit
 
         def report(done: float, total: float, note: str, /, preview: object = None) -> None:
             fraction = done / total if total else 0.0
