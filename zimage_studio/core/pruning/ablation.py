@@ -3,7 +3,8 @@
 Two ways to look. The velocity at given states is cheap and says at which step a part works. But it mistakes detail for
 substance: in the embedded model the block whose absence moves the velocity least is one without which no object is
 right, while a block that moves it more is not missed. Drawing the picture to its end without the part, so that errors
-add up or heal as they will, orders the blocks as a judge of the pictures does. So that is what is scored.
+add up or heal as they will, orders the blocks as a judge of the pictures does. So that is what is scored; the final
+latent is also what EcoDiff learns its masks by (arXiv:2412.02852).
 """
 
 from collections.abc import Callable, Sequence
