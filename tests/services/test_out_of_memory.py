@@ -80,8 +80,9 @@ def test_twenty_failures_in_a_row_leave_the_twenty_first_job_working(random_stud
 
 
 def submit_quietly_ended(studio: Studio) -> None:
-    """The owner thread has let go of the last job."""
+    """The owner thread has let go of the last job, and has looked at the pipeline after it."""
     studio.memory.apply("one").result(WAIT_S)
+    studio.manager.submit(lambda: None).result(WAIT_S)
 
 
 def resident_bytes() -> int:
