@@ -74,12 +74,12 @@ def _metrics(path: Path) -> object:
 
 
 KINDS = (
-    Kind("plan (measured ablation)", ("plan", "--kind", "ffn,heads", "--criterion", "ablation", "--ratio", "0.5",
+    Kind("plan (measured ablation)", ("plan", "--kind", "depth", "--criterion", "ablation", "--ratio", "0.25",
          "--name", "asked"), lambda data: [data / "plans" / "asked.json"],
          lambda path: json.loads(path.read_text("utf-8"))["cuts"]),
     Kind("prune", ("prune", "asked", "--name", "small"), _weights("small")),
-    Kind("recover", ("recover", "small", "--steps", "60", "--batch", "8", "--name", "better"), _weights("better")),
-    Kind("evaluate", ("evaluate", "better", "--count", "12", "--repeats", "1"),
+    Kind("recover", ("recover", "small", "--steps", "40", "--batch", "8", "--name", "better"), _weights("better")),
+    Kind("evaluate", ("evaluate", "better", "--count", "12"),
          lambda data: sorted((data / "models" / "better" / "report").glob("card.json")), _metrics),
 )  # fmt: skip
 

@@ -52,7 +52,7 @@ the whole process while cutting, libraries included, sampled at each piece; besi
 scoring included. Scoring is the reading of the parent that the criterion takes before there is a plan. The parent's
 hash is known beforehand, as it is in Studio once the model was listed.
 
-{system}, {cores} CPU cores, shared with others; one run. Aims: a peak of at most 3 GB, at least half the speed.
+{system}, {cores} CPU cores; one run. Aims: a peak of at most 3 GB, at least half the speed.
 
 | cut | parent, GB | child, GB | scoring, s | copy, s | cut, s | copy ÷ cut | copy ÷ both | peak, GB | most, GB |
 |---|---|---|---|---|---|---|---|---|---|"""
