@@ -33,11 +33,12 @@ PAGE = """# Killed and resumed
 Made by `python -m benchmarks.kill_cycles --write docs/kill_cycles.md`: each kind of job on the embedded model, by the
 command line, once unbroken and once with SIGKILL at random moments (seed {seed}), half of them to the command that
 owns the job, half to the job's own process. After each kill the job has to be shown as interrupted at the next look
-and no process may be left; then it is resumed. At the end what it made is compared with the unbroken run byte for byte.
+and no process may be left; then it is resumed. At the end what it made is compared with the unbroken run: weights byte
+for byte, of a plan what it cuts, of a report card every number that no clock decides.
 
 {system}, {cores} CPU cores; one run.
 
-| job | unbroken, s | kills | shown as interrupted | processes left | half-written files | table whole | same bytes |
+| job | unbroken, s | kills | shown as interrupted | processes left | half-written files | table whole | the same |
 |---|---|---|---|---|---|---|---|"""
 
 

@@ -238,7 +238,12 @@ class PipelineManager:
             self.submit(self._look)  # a ladder may stand on another rung now; the picture is handed over first
 
     def _look(self) -> None:
-        self._snapshot, self._changed = self.look() or self._snapshot, False
+        """Nobody waits for this future: what goes wrong is in the log, and the next loan looks again."""
+        try:
+            self._snapshot, self._changed = self.look() or self._snapshot, False
+        except Exception:
+            self._changed = True
+            log.exception("the pipeline could not be looked at")
 
     def lend(self, job: JobRecord) -> None:
         """Leave the accelerator to a job: the model in memory goes, and borrow() is refused until `take_back`.

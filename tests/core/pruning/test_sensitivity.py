@@ -6,7 +6,7 @@ import pytest
 import torch
 from diffusers import ZImagePipeline
 
-from zimage_studio.core.pruning.calibration import calibration_set
+from tests.calibration import calibration_set
 from zimage_studio.core.pruning.knockout import knocked
 from zimage_studio.core.pruning.sensitivity import sensitivity_map
 from zimage_studio.errors import Cancelled, InvalidInputError
@@ -82,6 +82,23 @@ def test_it_stops_at_once_and_restores(pipeline):
 
     with pytest.raises(Cancelled):
         sensitivity_map(pipeline, PROMPTS, (3, 4), steps=2, progress=stop)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in pipeline.transformer.state_dict().items())
+
+
+def test_it_beats_at_every_step_so_that_a_large_model_shows_life_and_stops_within_one(pipeline):
+    seen: list[float] = []
+
+    def beat(done: float, _total: float, note: str, /, preview: object = None) -> None:
+        if note == "note.mapping":
+            seen.append(done)
+            if seen.count(1) == 3:  # inside the drawing without the second part
+                raise Cancelled
+
+    before = {name: tensor.clone() for name, tensor in pipeline.transformer.state_dict().items()}
+    with pytest.raises(Cancelled):
+        sensitivity_map(pipeline, PROMPTS, (3, 4), steps=2, progress=beat)
+    points = 2 + 1  # the steps and the finished picture
+    assert seen == [0] * (points + 1 + points) + [1] * 3  # the whole picture, then the first part
     assert all(torch.equal(tensor, before[name]) for name, tensor in pipeline.transformer.state_dict().items())
 
 

@@ -64,15 +64,31 @@ def velocities(transformer: ZImageTransformer2DModel, batch: Batch) -> Shift:
     )
 
 
-def pictures(transformer: ZImageTransformer2DModel, ways: Ways) -> Shift:
-    """The finished latents of pictures that are drawn the whole way."""
+def pictures(transformer: ZImageTransformer2DModel, ways: Ways, tick: "Tick") -> Shift:
+    """The finished latents of pictures that are drawn the whole way; `tick` beats at every step."""
     predict = Predictor(transformer)
-    return Shift([partial(_end, predict, part) for part in ways.parts(PICTURES_AT_ONCE)])
+    return Shift([partial(_end, predict, part, tick) for part in ways.parts(PICTURES_AT_ONCE)])
 
 
-def _end(predict: Predictor, ways: Ways) -> Tensor:
-    *_, last = ways.follow(predict)
-    return last.latents_BCHW
+def _end(predict: Predictor, ways: Ways, tick: "Tick") -> Tensor:
+    latents_BCHW = ways.noise_BCHW
+    for point in ways.follow(predict):
+        tick()
+        latents_BCHW = point.latents_BCHW
+    return latents_BCHW
+
+
+class Tick:
+    """Progress that can be repeated where it is: whoever draws shows that it lives, and can be stopped there."""
+
+    def __init__(self, progress: Progress, total: int, note: str) -> None:
+        self._progress, self._total, self._note = progress, total, note
+        self._done = 0.0
+
+    def __call__(self, done: float | None = None) -> None:
+        """Raises Cancelled."""
+        self._done = self._done if done is None else done
+        self._progress(self._done, self._total, self._note)
 
 
 Measured = tuple[dict[Place, Numbers], dict[Place, Numbers], dict[Place, float]]
@@ -88,17 +104,18 @@ def ablations(
     strongly they speak on `batch`, so that like stands with like; each group's measured change is shared among its
     units by the squares of their strengths.
     """
-    shift = pictures(transformer, ways)
     strengths, _ = unit_strengths(transformer, listen(transformer, batch, silent)) if "ffn" in kinds else ({}, {})
     ffn: dict[Place, Numbers] = {}
     heads: dict[Place, Numbers] = {}
     blocks: dict[Place, float] = {}
     places = [(stack, index) for stack in STACKS for index in range(len(getattr(transformer, stack)))]
+    tick = Tick(progress, len(places), "note.scoring")
+    shift = pictures(transformer, ways, tick)
     for number, (stack, index) in enumerate(places):
-        progress(number, len(places), "note.scoring")
+        tick(number)
         block, place = getattr(transformer, stack)[index], (stack, index)
         if "ffn" in kinds:
-            ffn[place] = _units(shift, block.feed_forward.w2, strengths[place], progress, (number, len(places)))
+            ffn[place] = _units(shift, block.feed_forward.w2, strengths[place], tick, number)
         if "heads" in kinds:
             knocks = [Knock(stack, index, "head", head) for head in range(block.attention.heads)]
             heads[place] = np.array([shift.moved(knocked(transformer, [knock])) for knock in knocks])
@@ -107,11 +124,11 @@ def ablations(
     return ffn, heads, blocks
 
 
-def _units(shift: Shift, w2: torch.nn.Linear, strengths: Numbers, progress: Progress, at: tuple[int, int]) -> Numbers:
+def _units(shift: Shift, w2: torch.nn.Linear, strengths: Numbers, tick: Tick, at: int) -> Numbers:
     scores = np.zeros(len(strengths))
     groups = np.array_split(np.argsort(strengths, kind="stable"), min(UNIT_GROUPS, len(strengths)))
     for number, members in enumerate(groups):
-        progress(at[0] + number / len(groups), at[1], "note.scoring")
+        tick(at + number / len(groups))
         moved = shift.moved(zeroed(w2.weight, torch.from_numpy(members).to(w2.weight.device)))
         powers = strengths[members] ** 2
         shares = powers / powers.sum() if powers.sum() > 0 else np.full(len(members), 1 / len(members))

@@ -106,6 +106,7 @@ class Predictor:
 class Ways:
     """How B pictures are drawn: each from its noise and its words, by one sampler."""
 
+    prompts: tuple[str, ...]
     sampler: Sampler
     noise_BCHW: Tensor
     captions: list[Tensor]
@@ -118,7 +119,9 @@ class Ways:
         """All pictures, at most `size` at a time."""
         for start in range(0, len(self), size):
             rows = slice(start, start + size)
-            yield replace(self, noise_BCHW=self.noise_BCHW[rows], captions=self.captions[rows])
+            yield replace(
+                self, prompts=self.prompts[rows], noise_BCHW=self.noise_BCHW[rows], captions=self.captions[rows]
+            )
 
     def follow(self, predict: Predictor) -> Iterator[Point]:
         """Every step, then the finished latents."""
@@ -138,9 +141,10 @@ def ways(
     size: tuple[int, int] | None = None,
     guidance: float = 0.0,
 ) -> Ways:
-    """One picture of each prompt, seed i with prompt i (seeds are used in turn); `size` as in `calibration_set`.
+    """One picture of each prompt, seed i with prompt i (seeds are used in turn).
 
-    Raises InvalidInputError (no prompt, a prompt of more than 512 tokens).
+    `size` is (width, height) in px, the model's own up to 512 px when None. Raises InvalidInputError (no prompt, a
+    prompt of more than 512 tokens).
     """
     if not prompts or not seeds:
         raise InvalidInputError("calibration_no_prompts", field="prompts", criterion="calibration")
@@ -153,34 +157,25 @@ def ways(
         for seed in (seeds[turn % len(seeds)] + turn // len(seeds) for turn in range(len(prompts)))
     ]
     sampler = Sampler(dict(pipeline.scheduler.config), steps, guidance, shape[2] // 2 * (shape[3] // 2))
-    return Ways(sampler=sampler, noise_BCHW=torch.cat(noise), captions=embeds, wordless=wordless)
+    return Ways(
+        prompts=tuple(prompts), sampler=sampler, noise_BCHW=torch.cat(noise), captions=embeds, wordless=wordless
+    )
 
 
-def calibration_set(
-    pipeline: ZImagePipeline,
-    prompts: Sequence[str],
-    seeds: Sequence[int],
-    steps: int = DEFAULT_STEPS,
-    *,
-    size: tuple[int, int] | None = None,
-    guidance: float = 0.0,
-    progress: Progress = silent,
-) -> Batch:
-    """The states of one picture of each prompt, at each of `steps`, seed i with prompt i (seeds are used in turn).
+def states_of(transformer: ZImageTransformer2DModel, drawn: Ways, progress: Progress = silent) -> Batch:
+    """The states of every picture at every step; guidance steers the way, never the recorded velocity.
 
-    `size` is (width, height) in px, the model's own up to 512 px when None; `guidance` steers the way, never the
-    recorded velocity. Equal arguments give equal states. Raises InvalidInputError (no prompt, a prompt of more than 512
-    tokens), NonFiniteError, Cancelled.
+    Equal arguments give equal states. Raises NonFiniteError, Cancelled.
     """
-    predict = Predictor(pipeline.transformer)
+    predict = Predictor(transformer)
     found: list[Batch] = []
-    for turn, way in enumerate(ways(pipeline, prompts, seeds, steps, size=size, guidance=guidance).parts(1)):
-        progress(turn, len(prompts), "note.calibrating")
+    for turn, way in enumerate(drawn.parts(1)):
+        progress(turn, len(drawn), "note.calibrating")
         states = _states(list(way.follow(predict)), way.noise_BCHW, way.captions[0])
         if not states.finite():
-            raise NonFiniteError("calibration_not_finite", value=prompts[turn][:80])
+            raise NonFiniteError("calibration_not_finite", value=way.prompts[0][:80])
         found.append(states)
-    progress(len(prompts), len(prompts), "note.calibrating")
+    progress(len(drawn), len(drawn), "note.calibrating")
     return joined(found)
 
 

@@ -20,8 +20,8 @@ from zimage_studio.core.pruning.calibration import (
     MAX_SIDE_PX,
     Batch,
     Ways,
-    calibration_set,
     default_size,
+    states_of,
     ways,
 )
 from zimage_studio.core.pruning.calibration_prompts import calibration_prompts
@@ -95,7 +95,7 @@ def score(
     if criterion == "ablation":
         prompts, steps = prompts[:ABLATION_PICTURES], min(steps, ABLATION_STEPS)
     drawn = ways(source, prompts, seeds, steps, size=size, guidance=guidance or 0.0)
-    states = calibration_set(source, prompts, seeds, steps, size=size, guidance=guidance or 0.0, progress=progress)
+    states = states_of(source.transformer, drawn, progress)
     if own:  # what is left to do needs the transformer alone
         source.register_modules(text_encoder=None, vae=None)
     states = _spread(states, steps)

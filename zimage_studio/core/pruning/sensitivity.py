@@ -8,8 +8,8 @@ from diffusers import ZImagePipeline
 from numpy.typing import NDArray
 
 from zimage_studio.core.comparison import distance
-from zimage_studio.core.pruning.ablation import Shift, pictures, velocities
-from zimage_studio.core.pruning.calibration import DEFAULT_STEPS, calibration_set, default_size, ways
+from zimage_studio.core.pruning.ablation import Shift, Tick, pictures, velocities
+from zimage_studio.core.pruning.calibration import DEFAULT_STEPS, default_size, states_of, ways
 from zimage_studio.core.pruning.knockout import knocked
 from zimage_studio.errors import NonFiniteError
 from zimage_studio.records.plan import STACKS
@@ -43,28 +43,29 @@ def sensitivity_map(
     NonFiniteError, Cancelled.
     """
     width, height = size or default_size(pipeline)
-    batch = calibration_set(pipeline, prompts, seeds, steps, size=(width, height), guidance=guidance, progress=progress)
-    transformer = pipeline.transformer
-    ends = pictures(transformer, ways(pipeline, prompts, seeds, steps, size=(width, height), guidance=guidance))
-    speeds = velocities(transformer, batch) if by_timestep else None
-    knocks = _knocks(pipeline, parts)
+    transformer, knocks = pipeline.transformer, _knocks(pipeline, parts)
+    drawn = ways(pipeline, prompts, seeds, steps, size=(width, height), guidance=guidance)
+    batch = states_of(transformer, drawn, progress) if by_timestep else None
+    speeds = None if batch is None else velocities(transformer, batch)
+    tick = Tick(progress, len(knocks), "note.mapping")
+    ends = pictures(transformer, drawn, tick)
     whole = decoded(pipeline, ends.whole_BCHW[:1]) if decode else None
     cells = []
     for number, knock in enumerate(knocks):
-        progress(number, len(knocks), "note.mapping")
+        tick(number)
         seen_BCHW = ends.without(knocked(transformer, [knock]))
         moved_B = ends.moved_each(seen_BCHW)
         if not bool(torch.isfinite(moved_B).all()):
             raise NonFiniteError("calibration_not_finite", value=str(knock))
         by_step: tuple[float, ...] = ()
-        if speeds is not None:
+        if batch is not None and speeds is not None:
             by_step = _by_step(speeds, speeds.without(knocked(transformer, [knock])), batch.step_B)
         psnr_db = None if whole is None else distance(whole, decoded(pipeline, seen_BCHW[:1])).psnr_db
         cells.append(Cell(knock=knock, change=_ratio(moved_B, ends.power_B), by_step=by_step, psnr_db=psnr_db))
-    progress(len(knocks), len(knocks), "note.mapping")
+    tick(len(knocks))
     return SensitivityMap(
         prompts=tuple(prompts), seeds=tuple(seeds), width=width, height=height,
-        times=tuple(batch.time_B[:steps].tolist()), cells=tuple(cells),
+        times=tuple(1 - sigma for sigma in drawn.sampler.sigmas()[:-1]), cells=tuple(cells),
     )  # fmt: skip
 
 
