@@ -15,8 +15,8 @@ test: setup  ## set up, then pass the tests (options: make test ARGS="-k history
 setup: $(VENV)/.dev-ready  ## the environment that the other commands share
 
 check: setup  ## lint, types and imports
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
+	$(BIN)/ruff check --no-cache .
+	$(BIN)/ruff format --no-cache --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 import torch_pruning as tp
 from diffusers import ZImagePipeline, ZImageTransformer2DModel
-from tests.calibration import calibration_set
 from torch_pruning.pruner import importance
 
+from tests.calibration import calibration_set
 from zimage_studio.core.pruning.activations import listen, unit_strengths
 from zimage_studio.core.pruning.calibration import Batch, Predictor, Ways, joined, ways
 from zimage_studio.core.pruning.criteria import groups_of, measured, score
