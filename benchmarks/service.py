@@ -10,11 +10,12 @@ from zimage_studio.settings import Settings
 PROMPT = "a red circle on a blue background"
 
 
-def seconds_per_image(work: Path, repeats: int) -> tuple[list[float], list[float]]:
-    """(ours, plain): wall seconds of `repeats` images each, taken in turns so that noise hits both alike.
+def seconds_per_image(work: Path, repeats: int, count: int = 1) -> tuple[list[float], list[float]]:
+    """(ours, plain): wall seconds per image of `repeats` jobs of `count` images each, taken in turns so that noise
+    hits both alike.
 
-    Ours counts from submit to the saved PNG with its row. Plain is `pipeline(...)` to the PIL image, on the same
-    thread that owns the pipeline, with the text padded as Studio pads it.
+    Ours counts from submit to the last saved PNG with its row. Plain is `pipeline(...)` to the PIL image, `count`
+    times, on the same thread that owns the pipeline, with the text padded as Studio pads it.
     """
     studio = build_studio(Settings(data=work, offline=True))
     studio.start()
@@ -26,21 +27,22 @@ def seconds_per_image(work: Path, repeats: int) -> tuple[list[float], list[float
         with studio.manager.borrow("tiny", silent) as lent:
             pipeline = lent.model.pipeline
             started = time.perf_counter()
-            pipeline(
-                PROMPT,
-                width=defaults.width,
-                height=defaults.height,
-                num_inference_steps=defaults.steps,
-                guidance_scale=defaults.guidance,
-                generator=torch.Generator().manual_seed(seed),
-                max_sequence_length=64,
-            )
-            return time.perf_counter() - started
+            for image in range(count):
+                pipeline(
+                    PROMPT,
+                    width=defaults.width,
+                    height=defaults.height,
+                    num_inference_steps=defaults.steps,
+                    guidance_scale=defaults.guidance,
+                    generator=torch.Generator().manual_seed(seed + image),
+                    max_sequence_length=64,
+                )
+            return (time.perf_counter() - started) / count
 
     def our_call(seed: int) -> float:
         started = time.perf_counter()
-        studio.generation.submit({"prompt": PROMPT, "seed": seed}, model="tiny").result(120)
-        return time.perf_counter() - started
+        studio.generation.submit({"prompt": PROMPT, "seed": seed, "count": count}, model="tiny").result(120)
+        return (time.perf_counter() - started) / count
 
     def idle() -> None:
         """What the last loan left to do is not the next one's time."""

@@ -6,7 +6,7 @@ import time
 import pytest
 import torch
 
-from zimage_studio.errors import BusyError, Cancelled, NonFiniteError, UserError
+from zimage_studio.errors import BusyError, Cancelled, NonFiniteError, StorageError, UserError
 from zimage_studio.services.generation import GenerationJob
 from zimage_studio.services.manager import CallMeter
 from zimage_studio.services.studio import Studio, build_studio
@@ -136,6 +136,53 @@ def test_a_stop_ends_within_a_step_and_may_be_repeated(random_studio):
     assert job.view.state == "stopped"
     assert job.view.done <= at + 2
     assert random_studio.images.page()[1] == 0
+
+
+def first_image_of(job: GenerationJob) -> None:
+    deadline = time.monotonic() + WAIT_S
+    while not job.view.images:
+        assert time.monotonic() < deadline and not job.view.finished, job.view
+        job.wait_change(job.view.version, 1)
+
+
+def test_a_stop_in_a_batch_keeps_what_was_drawn(random_studio):
+    job = random_studio.generation.submit({**QUICK, "steps": 40, "count": 5}, model="one")
+    first_image_of(job)
+    random_studio.generation.stop_job(job)
+    with pytest.raises(Cancelled):
+        job.result(WAIT_S)
+    kept = job.view.images
+    assert 1 <= len(kept) < 5
+    assert [image.recipe.index for image in kept] == list(range(len(kept)))
+    assert random_studio.images.of_job(job.id) == kept
+
+
+def test_an_image_that_cannot_be_saved_ends_the_batch_and_costs_no_other(random_studio):
+    """Saving goes on while the next image is drawn; its failure is the job's, and at most one drawing is in vain."""
+    job = random_studio.generation.submit({**QUICK, "steps": 40, "count": 5}, model="one")
+    first_image_of(job)
+    month = job.view.images[0].path.parent
+    moved = month.rename(month.with_name("moved"))
+    month.write_text("a file where the folder was")
+    with pytest.raises(StorageError, match="cannot be written"):
+        job.result(WAIT_S)
+    assert job.view.state == "failed"
+    assert len(job.view.images) <= 2
+    assert random_studio.manager.meter.total <= len(job.view.images) + 2
+    month.unlink()
+    moved.rename(month)
+    assert random_studio.images.of_job(job.id) == job.view.images
+    assert pixels(random_studio)
+
+
+def test_the_pipeline_is_looked_at_after_each_loan(random_studio):
+    pixels(random_studio)
+    random_studio.manager.submit(lambda: None).result(WAIT_S)
+    before = random_studio.manager.snapshot
+    pixels(random_studio)
+    random_studio.manager.submit(lambda: None).result(WAIT_S)
+    after = random_studio.manager.snapshot
+    assert after is not before and after == before
 
 
 def test_a_foreign_job_looks_like_no_job(random_studio):

@@ -4,7 +4,9 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -23,6 +25,9 @@ from zimage_studio.services.sources import SourceStore
 from zimage_studio.services.watched import State, View, Watched
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from zimage_studio.core.sampling import Sample
 
 log = logging.getLogger(__name__)
@@ -108,6 +113,7 @@ class GenerationService:
         self._lock = threading.Lock()
         self._job_seconds = FIRST_GUESS_S
         self._closed = False
+        self._saver = ThreadPoolExecutor(1, thread_name_prefix="image-saver")
 
     @property
     def usual_profile(self) -> MemoryProfile:
@@ -252,36 +258,62 @@ class GenerationService:
         """The images of the job that are not there yet."""
         source = job.batch.first.source
         source_HWC = None if source is None else self._sources.pixels(source)
-        with self._manager.borrow(job.model, watch.report, profile) as lent:
+        with self._manager.borrow(job.model, watch.report, profile) as lent, self._keeping(job) as keep:
             for index, request in enumerate(job.batch):
                 if index < len(job.view.images):
                     continue
                 watch.next_image(index)
                 sample = lent.draw(request, source_HWC, job.rung)
-                job.update(note="note.saving")
-                job.update(images=(*job.view.images, self._keep(job, index, request, sample, lent)))
+                keep(sample.pixels_HWC, _recipe(job, index, request, sample, lent))
         return job.view.images
 
-    def _keep(
-        self, job: GenerationJob, index: int, request: GenerationRequest, sample: "Sample", lent: Lent
-    ) -> StoredImage:
-        numerics = sample.numerics
-        if job.view.recovered:
-            numerics = replace(numerics, memory={**numerics.memory, "out_of_memory": list(job.view.recovered)})
-        recipe = Recipe(
-            request=request,
-            model=_identity(lent.model.artifact),
-            numerics=numerics,
-            stack=lent.engine.stack(),
-            outcome=Outcome(
-                pixels_sha256=sample.pixels_sha256, latents_sha256=sample.latents_sha256, seconds=sample.seconds
-            ),
-            created=datetime.now(UTC).isoformat(timespec="milliseconds"),
-            job=job.id,
-            index=index,
-            parent=job.parent or request.source,
-        )
-        return self._images.add(sample.pixels_HWC, recipe)
+    @contextmanager
+    def _keeping(self, job: GenerationJob) -> Iterator[Callable[["NDArray[np.uint8]", Recipe], None]]:
+        """Save each image on another thread while the next one is drawn; the block ends when all are saved.
+
+        A failure to save is raised at the next image, or at the end, before whatever else the block raised. Only one
+        image waits to be saved: a full disk costs one drawing, not a batch.
+        """
+        pending: Future[None] | None = None
+
+        def save(pixels_HWC: "NDArray[np.uint8]", recipe: Recipe) -> None:
+            stored = self._images.add(pixels_HWC, recipe)
+            job.update(images=(*job.view.images, stored))
+
+        def keep(pixels_HWC: "NDArray[np.uint8]", recipe: Recipe) -> None:
+            nonlocal pending
+            before, pending = pending, None
+            if before is not None:
+                before.result()
+            pending = self._saver.submit(save, pixels_HWC, recipe)
+
+        try:
+            yield keep
+        finally:
+            if pending is not None:
+                if not pending.done():
+                    job.update(note="note.saving")
+                pending.result()
+
+
+def _recipe(job: GenerationJob, index: int, request: GenerationRequest, sample: "Sample", lent: Lent) -> Recipe:
+    """How the image `index` of the job, just drawn, can be made again."""
+    numerics = sample.numerics
+    if job.view.recovered:
+        numerics = replace(numerics, memory={**numerics.memory, "out_of_memory": list(job.view.recovered)})
+    return Recipe(
+        request=request,
+        model=_identity(lent.model.artifact),
+        numerics=numerics,
+        stack=lent.engine.stack(),
+        outcome=Outcome(
+            pixels_sha256=sample.pixels_sha256, latents_sha256=sample.latents_sha256, seconds=sample.seconds
+        ),
+        created=datetime.now(UTC).isoformat(timespec="milliseconds"),
+        job=job.id,
+        index=index,
+        parent=job.parent or request.source,
+    )
 
 
 def _identity(artifact: ModelArtifact) -> ModelIdentity:

@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 HEARTBEAT_S = 1.0
+BREATH_S = 0.001
 Phase = Literal["empty", "loading", "ready", "generating", "lent", "failed"]
 
 
@@ -235,7 +236,12 @@ class PipelineManager:
             yield Lent(loaded, self._require_engine(), self.meter, self._watched(progress))
         finally:
             self._state = ManagerState("ready", loaded.artifact.key)
-            self.submit(self._look)  # a ladder may stand on another rung now; the picture is handed over first
+            self.submit(self._look_after)  # a ladder may stand on another rung now
+
+    def _look_after(self) -> None:
+        """Look once the picture is handed over: looking holds the interpreter, and whoever waits goes first."""
+        time.sleep(BREATH_S)
+        self._look()
 
     def _look(self) -> None:
         """Nobody waits for this future: what goes wrong is in the log, and the next loan looks again."""

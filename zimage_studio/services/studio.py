@@ -83,10 +83,11 @@ class Studio:
         return self.generation.drain(timeout_s)
 
     def close(self) -> None:
-        """End the readouts and the owner thread."""
+        """End the readouts and the owner thread, and close the image store."""
         self.jobs.close(JOB_STOP_S)
         self.memory.close()
         self.manager.close(timeout_s=5.0)
+        self.images.close()
 
 
 def _log_bug(warm_up: "Future[None]") -> None:

@@ -49,6 +49,7 @@ class Watched(ABC, Generic[ViewT, ResultT]):
         self.session = session
         self._view = view
         self._changed = threading.Condition()
+        self._ended = threading.Event()
         self._stop = threading.Event()
 
     @property
@@ -78,9 +79,8 @@ class Watched(ABC, Generic[ViewT, ResultT]):
 
     def result(self, timeout_s: float | None = None) -> ResultT:
         """Wait for the end. Raises the work's UserError, Cancelled when it was stopped, TimeoutError."""
-        with self._changed:
-            if not self._changed.wait_for(lambda: self._view.finished, timeout_s):
-                raise TimeoutError(f"{type(self).__name__} {self.id} is still {self._view.state}")
+        if not self._ended.wait(timeout_s):  # not woken by every step, as a watcher of `_changed` would be
+            raise TimeoutError(f"{type(self).__name__} {self.id} is still {self._view.state}")
         view = self._view
         if view.error is not None:
             raise view.error
@@ -99,6 +99,8 @@ class Watched(ABC, Generic[ViewT, ResultT]):
         with self._changed:
             self._view = replace(self._view, version=self._view.version + 1, **changes)  # type: ignore[arg-type]
             self._changed.notify_all()
+        if self._view.finished:
+            self._ended.set()
 
     def end(self, state: State, **changes: object) -> None:
         """Move on to the last view."""

@@ -24,6 +24,8 @@ from zimage_studio.records.recipe import Recipe
 OWN_KEY = "zimage_studio"
 INFOTEXT_KEY = "parameters"
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
+COMPRESS_LEVEL = 4
+"""Of zlib, for pixels. Pillow's own 6 takes twice as long on a small picture and saves 1 to 6 % of the bytes."""
 _MAX_KEY_CHARS = 79
 _MAX_RAW_BYTES = 2 * MAX_TEXT_BYTES
 """Of all text chunks as they stand in the file: a packed text of no length may be as long as it likes."""
@@ -40,7 +42,7 @@ def encode_png(pixels_HWC: NDArray[np.uint8], texts: Mapping[str, str]) -> bytes
     for key, text in texts.items():
         info.add_itxt(key, text)
     buffer = io.BytesIO()
-    Image.fromarray(pixels_HWC, "RGB").save(buffer, "PNG", pnginfo=info)
+    Image.fromarray(pixels_HWC, "RGB").save(buffer, "PNG", pnginfo=info, compress_level=COMPRESS_LEVEL)
     return buffer.getvalue()
 
 
