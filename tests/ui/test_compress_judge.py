@@ -19,10 +19,14 @@ from zimage_studio.records.plan import BlockShape
 from zimage_studio.records.report import Metric
 from zimage_studio.records.sensitivity import Cell, Knock, SensitivityMap, knock_named
 from zimage_studio.services.studio import Studio
-from zimage_studio.ui import compress_card_view, compress_frontier, compress_heat, compress_judge, compress_understand
-from zimage_studio.ui.compress_heat import HEADS, WHOLE, View, board
-from zimage_studio.ui.compress_judge_widgets import add_judge_form
-from zimage_studio.ui.compress_lab import Lab, LabMoment
+from zimage_studio.ui.compress import card_view as compress_card_view
+from zimage_studio.ui.compress import frontier as compress_frontier
+from zimage_studio.ui.compress import heat as compress_heat
+from zimage_studio.ui.compress import judge as compress_judge
+from zimage_studio.ui.compress import understand as compress_understand
+from zimage_studio.ui.compress.heat import HEADS, WHOLE, View, board
+from zimage_studio.ui.compress.judge_widgets import add_judge_form
+from zimage_studio.ui.compress.lab import Lab, LabMoment
 from zimage_studio.ui.texts import Texts
 
 EN, ZH = Texts("en"), Texts("zh")

@@ -21,14 +21,17 @@ from zimage_studio.records.recover import RecoveryConfig, parse_recovery
 from zimage_studio.services.family import FamilyMember
 from zimage_studio.services.studio import Studio, build_studio
 from zimage_studio.settings import Settings
-from zimage_studio.ui import compress_family, compress_view, jobs_view, present, recover_view
-from zimage_studio.ui.compress_frame import STEPS, Frame
-from zimage_studio.ui.compress_jobs import place_of
-from zimage_studio.ui.compress_plan import PlanCard, parse_edits
-from zimage_studio.ui.compress_plan_form import PlanForm, add_plan_form, usual
-from zimage_studio.ui.compress_recover_form import add_recover_form
-from zimage_studio.ui.compress_tab import CARDS
-from zimage_studio.ui.compress_tab import _changed as changed
+from zimage_studio.ui import present
+from zimage_studio.ui.compress import family as compress_family
+from zimage_studio.ui.compress import jobs_view, recover_view
+from zimage_studio.ui.compress import view as compress_view
+from zimage_studio.ui.compress.frame import STEPS, Frame
+from zimage_studio.ui.compress.jobs import place_of
+from zimage_studio.ui.compress.plan import PlanCard, parse_edits
+from zimage_studio.ui.compress.plan_form import PlanForm, add_plan_form, usual
+from zimage_studio.ui.compress.recover_form import add_recover_form
+from zimage_studio.ui.compress.tab import CARDS
+from zimage_studio.ui.compress.tab import _changed as changed
 from zimage_studio.ui.texts import Texts
 
 EN, ZH = Texts("en"), Texts("zh")

@@ -28,7 +28,11 @@ from zimage_studio.services.measuring import MeasureView
 from zimage_studio.services.memory import MemoryService, States
 from zimage_studio.services.studio import build_studio
 from zimage_studio.settings import Settings
-from zimage_studio.ui import memory_form, memory_gauge, memory_profile, memory_table, memory_view
+from zimage_studio.ui.memory import form as memory_form
+from zimage_studio.ui.memory import gauge as memory_gauge
+from zimage_studio.ui.memory import profile as memory_profile
+from zimage_studio.ui.memory import table as memory_table
+from zimage_studio.ui.memory import view as memory_view
 from zimage_studio.ui.texts import Texts
 
 EN, ZH = Texts("en"), Texts("zh")

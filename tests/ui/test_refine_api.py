@@ -15,7 +15,7 @@ from tests.ui.test_api import raw
 from zimage_studio.core.metadata.png import read_own_recipe, read_texts
 from zimage_studio.records.grid import FIELDS, GridPlan
 from zimage_studio.services.sources import read_pixels
-from zimage_studio.ui import api_refine
+from zimage_studio.ui.api import refine as api_refine
 
 SMALL = {"width": 64, "height": 64, "steps": 2, "guidance": 0.0}
 LIMIT_S = 60

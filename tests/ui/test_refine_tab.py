@@ -35,11 +35,14 @@ from zimage_studio.records.request import (
 from zimage_studio.services.generation import JobView
 from zimage_studio.services.grids import Grid, GridView
 from zimage_studio.services.studio import Studio
-from zimage_studio.ui import axes_form, family, grid_view, grid_watch, refine_form, refine_view, sizes, trail
-from zimage_studio.ui.grid_requests import Begin, around_plan, xy_plan
-from zimage_studio.ui.refine_base import NOISE, PICTURE, RECORDED, Base, Bases, changes, shown_values
-from zimage_studio.ui.refine_quick import quick_updates, quick_values
-from zimage_studio.ui.refine_tab import RefineTab
+from zimage_studio.ui import family, sizes, trail
+from zimage_studio.ui.refine import axes_form, grid_view, grid_watch
+from zimage_studio.ui.refine import form as refine_form
+from zimage_studio.ui.refine import view as refine_view
+from zimage_studio.ui.refine.base import NOISE, PICTURE, RECORDED, Base, Bases, changes, shown_values
+from zimage_studio.ui.refine.grid_requests import Begin, around_plan, xy_plan
+from zimage_studio.ui.refine.quick import quick_updates, quick_values
+from zimage_studio.ui.refine.tab import RefineTab
 from zimage_studio.ui.texts import Texts
 
 EN = Texts("en")

@@ -19,9 +19,10 @@ from zimage_studio.records.request import MAX_SEED, GenerationRequest, ModelDefa
 from zimage_studio.records.verdict import Difference, Verdict
 from zimage_studio.services.replay import Original, read_pasted, read_picture
 from zimage_studio.services.studio import Studio
-from zimage_studio.ui import doors, replay_view, request_form
-from zimage_studio.ui.replay_run import Finished, Missing, ReplayRuns
-from zimage_studio.ui.replay_tab import ReplayTab
+from zimage_studio.ui import doors, request_form
+from zimage_studio.ui.replay import view as replay_view
+from zimage_studio.ui.replay.run import Finished, Missing, ReplayRuns
+from zimage_studio.ui.replay.tab import ReplayTab
 from zimage_studio.ui.texts import Texts
 from zimage_studio.ui.watching import Moment
 

@@ -8,15 +8,15 @@ import gradio as gr
 from zimage_studio.messages import Lang
 from zimage_studio.services.studio import Studio
 from zimage_studio.ui import present
-from zimage_studio.ui.api import add_api
-from zimage_studio.ui.compress_tab import CompressTab
+from zimage_studio.ui.api.endpoints import add_api
+from zimage_studio.ui.compress.tab import CompressTab
 from zimage_studio.ui.doors import LOCAL, PRIVATE
 from zimage_studio.ui.generate_tab import add_generate_tab, refresh_models, use_model
-from zimage_studio.ui.grid_watch import VISITOR_JS
 from zimage_studio.ui.history_tab import add_history_tab
-from zimage_studio.ui.memory_tab import MemoryTab, slim
-from zimage_studio.ui.refine_tab import RefineTab
-from zimage_studio.ui.replay_tab import ReplayTab
+from zimage_studio.ui.memory.tab import MemoryTab, slim
+from zimage_studio.ui.refine.grid_watch import VISITOR_JS
+from zimage_studio.ui.refine.tab import RefineTab
+from zimage_studio.ui.replay.tab import ReplayTab
 from zimage_studio.ui.texts import Texts
 
 ASSETS = Path(__file__).parent / "assets"

@@ -1,0 +1,1 @@
+"""The Memory tab and the gauge on every page."""

@@ -1,0 +1,1 @@
+"""The Refine tab: one change, variations, grids."""
