@@ -11,12 +11,16 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
 from tests.browser.test_generate import opened, overflow
+from tests.conftest import TINY
 from tests.core.evaluation.test_card import card
 from tests.live_app import running_app
+from tests.pruning_plans import plan_of
+from zimage_studio.services.plans import PlanStore
 
 pytestmark = pytest.mark.browser
 CELL = '#zs-heat [data-pick="layers.2.attention"]'
 OTHER = '#zs-heat [data-pick="layers.4.feed_forward"]'
+TAKEN = "already-there"
 MAP_MS = 300_000  # a process of its own that loads the model
 HEAD = '#zs-heat [data-pick="layers.1.head.3"]'
 
@@ -32,6 +36,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             (folder / file).parent.mkdir(parents=True, exist_ok=True)
             Image.new("RGB", (32, 32), (80 * number, 100, 200)).save(folder / file)
     (folder / "card.json").write_text(found.to_json(), "utf-8")
+    PlanStore(data / "plans").save(plan_of(TINY, ("ffn",), ratio=0.4), TAKEN)
     with running_app(data) as address:
         yield address
 
@@ -98,6 +103,20 @@ def test_a_map_is_measured_and_its_cell_knocks_out(browser: Browser, url: str):
         page.locator("#zs-heat-view input").click()
         page.get_by_role("option", name="Attention by step").click()
         expect(page.locator("#zs-heat tbody tr").first.locator("button")).to_have_count(8)
+
+
+def test_a_plan_is_replaced_only_where_that_is_ticked(browser: Browser, url: str):
+    with opened(browser, url) as page:
+        go_to(page, 1)
+        tick = page.locator("#zs-plan-overwrite input")
+        expect(tick).not_to_be_visible()
+        page.fill("#zs-plan-name textarea, #zs-plan-name input", TAKEN)
+        expect(tick).to_be_visible()
+        page.click("#zs-plan-make")
+        expect(page.get_by_text(f"There is a plan called {TAKEN} already")).to_be_visible()
+        tick.check()
+        page.click("#zs-plan-make")
+        expect(page.locator("#zs-jobs li")).to_have_count(1)
 
 
 def test_a_report_card_is_opened_with_its_pairs_and_files(browser: Browser, url: str):

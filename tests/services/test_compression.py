@@ -112,6 +112,21 @@ def test_what_a_killed_cut_left_is_swept_at_the_next_start(settings: Settings) -
     assert [folder.exists() for folder in (gone, mine, other)] == [False, True, True]
 
 
+def test_more_processes_than_accelerators_are_refused_before_the_job_is_queued(
+    random_studio: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from zimage_studio.core.recovery import launch
+
+    monkeypatch.setattr(launch, "accelerators", lambda: 2)
+    asked = {"data_set": "drawn", "method": "flow", "steps": 1, "processes": 3}
+    with pytest.raises(InvalidInputError, match="3") as refused:
+        random_studio.compression.recover("one", asked)
+    assert refused.value.values["high"] == 2
+    assert random_studio.jobs.list() == ()
+    monkeypatch.setattr(launch, "accelerators", lambda: 0)  # on the processor any number
+    assert random_studio.compression.recover("one", asked).request["config"]["processes"] == 3
+
+
 def test_a_lora_of_the_parent_is_carried_over_to_the_child(random_studio: Studio, tmp_path: Path) -> None:
     import torch
     from safetensors.torch import load_file, save_file

@@ -24,7 +24,7 @@ from zimage_studio.records.compress import artifact_name, parse_prune
 from zimage_studio.records.job import JobRecord
 from zimage_studio.records.memory import MemoryProfile
 from zimage_studio.records.plan import PLAN, BlockEdit, PrunePlan, TransformerShape
-from zimage_studio.records.recover import DRAWN, parse_recovery
+from zimage_studio.records.recover import DRAWN, RecoveryConfig, parse_recovery, processes_on
 from zimage_studio.records.report import EvaluationRequest, ReportCard
 from zimage_studio.records.request import parse_batch
 from zimage_studio.records.sensitivity import SensitivityMap, parse_knocks
@@ -117,8 +117,11 @@ class CompressionService:
 
         `teacher` is a key, empty for the uncut parent. The result is a new model `name`: {"model", "path", "steps",
         "loss_first", "loss_last", "seconds"}. What can be watched lies in the job's folder (see `jobs.folder`).
+
+        Raises InvalidInputError (also for more processes than accelerators), UserError (no_parent).
         """
         config = parse_recovery(values)
+        self._refuse_processes(config)
         artifact = self._folder_model(model, allow_paths)
         config = replace(config, data_set=self._data_set(config.data_set, allow_paths))
         teacher = self._folder_model(config.teacher, allow_paths) if config.teacher else None
@@ -348,6 +351,15 @@ class CompressionService:
         if taken(artifact_name(name)):
             raise UserError("name_taken", value=name)
         return name
+
+    def _refuse_processes(self, config: RecoveryConfig) -> None:
+        """Now, and not when the job's turn comes. Only a number of processes can be too large for the machine."""
+        if config.processes not in ("auto", 1):
+            if self._manager.alive:  # where it is not, as in the command line, nobody else imports torch meanwhile
+                self._manager.import_engine()
+            from zimage_studio.core.recovery.launch import accelerators
+
+            processes_on(config.processes, accelerators())
 
     def _refuse_taken(self, plan_id: str, overwrite: object) -> None:
         """Raises InvalidInputError (bad_name), UserError (plan_taken), also for what a job is going to save."""

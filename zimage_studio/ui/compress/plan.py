@@ -122,10 +122,11 @@ class PlanCard:
     def _wire_make(self) -> None:
         form = self._form
 
-        def on_make(model: object, name: object, *widgets: Any) -> Update:
+        def on_make(model: object, name: object, overwrite: object, *widgets: Any) -> Update:
             with errors_as_toasts(self._t):
                 values = {"model": model, **form.values(widgets)}
-                job = self._compression.plan(values, save_as=name if isinstance(name, str) else "")
+                save_as = name.strip() if isinstance(name, str) else ""
+                job = self._compression.plan(values, save_as=save_as, overwrite=overwrite is True)
             gr.Info(present.error_text(self._t("job_queued")), title="", duration=4)
             return {self._frame.fresh: job.id}
 
@@ -135,7 +136,7 @@ class PlanCard:
 
         taken = [form.target, self._frame.model]
         form.target.input(on_target, taken, form.amount, trigger_mode="always_last", **PRIVATE)
-        inputs = [self._frame.model, form.name, *form.widgets]
+        inputs = [self._frame.model, form.name, form.overwrite, *form.widgets]
         form.make.click(on_make, inputs, [self._frame.fresh], trigger_mode="once", **PRIVATE)
 
     # --- look and change

@@ -10,7 +10,7 @@ from zimage_studio.records.artifact import ModelArtifact
 from zimage_studio.records.compress import ALLOCATIONS, TARGETS
 from zimage_studio.records.plan import CRITERIA
 from zimage_studio.ui import present
-from zimage_studio.ui.doors import PRIVATE
+from zimage_studio.ui.doors import LOCAL, PRIVATE
 from zimage_studio.ui.texts import Texts
 
 USUAL_RATIO, USUAL_SHARE, USUAL_SPEEDUP = 0.4, 0.7, 1.5
@@ -33,6 +33,7 @@ class PlanForm:
     seed: gr.Textbox
     protect: gr.Checkbox
     name: gr.Textbox
+    overwrite: gr.Checkbox
     make: gr.Button
 
     @property
@@ -95,7 +96,8 @@ def add_plan_form(t: Texts) -> PlanForm:
                 elem_id="zs-plan-name",
             )  # fmt: skip
             make = gr.Button(t("plan_make"), variant="primary", min_width=160, elem_id="zs-plan-make")
-    form = PlanForm(kinds, criterion, target, amount, dim, allocation, prompts, seed, protect, name, make)
+        overwrite = gr.Checkbox(False, label=t("plan_overwrite"), visible=False, elem_id="zs-plan-overwrite")
+    form = PlanForm(kinds, criterion, target, amount, dim, allocation, prompts, seed, protect, name, overwrite, make)
     _wire(form, about, t)
     return form
 
@@ -115,6 +117,8 @@ def _wire(form: PlanForm, about: gr.HTML, t: Texts) -> None:
     chosen = [form.criterion, form.target]
     changes = [widget.change for widget in chosen]
     gr.on(changes, on_choice, chosen, about, trigger_mode="always_last", **PRIVATE)
+    named = "(v) => ({__type__: 'update', visible: v.trim() !== ''})"
+    form.name.change(None, form.name, form.overwrite, js=named, **LOCAL)
 
 
 def _about(criterion: object, target: object, t: Texts) -> str:

@@ -47,7 +47,7 @@ COMPRESS_EN: dict[str, str] = {
     "job_state_interrupted": "interrupted",
     "job_state_failed": "failed",
     "job_state_done": "done",
-    "compress_more": "More",
+    "compress_more": "More settings",
     "job_queued": "It is in the queue. You can close this page.",
     "name_of_itself": "Empty: named by itself",
     # plan
@@ -97,6 +97,7 @@ COMPRESS_EN: dict[str, str] = {
     "plan_allocation_ranked": "ranked together",
     "plan_prompts": "Prompts to measure with",
     "plan_name": "Name of the plan",
+    "plan_overwrite": "May replace the plan of this name",
     "plan_name_placeholder": "Empty: named by itself",
     "plan_make": "Make the plan",
     "plan_pick": "Plans for this model",

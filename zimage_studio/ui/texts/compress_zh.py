@@ -47,7 +47,7 @@ COMPRESS_ZH: dict[str, str] = {
     "job_state_interrupted": "已中断",
     "job_state_failed": "失败",
     "job_state_done": "完成",
-    "compress_more": "更多",
+    "compress_more": "更多设置",
     "job_queued": "已加入队列。可以关闭此页面。",
     "name_of_itself": "留空则自动命名",
     # plan
@@ -92,6 +92,7 @@ COMPRESS_ZH: dict[str, str] = {
     "plan_allocation_ranked": "一起排序",
     "plan_prompts": "测量用的提示词数",
     "plan_name": "计划名称",
+    "plan_overwrite": "可以替换同名计划",
     "plan_name_placeholder": "留空则自动命名",
     "plan_make": "制定计划",
     "plan_pick": "此模型的计划",
