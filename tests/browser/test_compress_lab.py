@@ -110,13 +110,15 @@ def test_a_plan_is_replaced_only_where_that_is_ticked(browser: Browser, url: str
         go_to(page, 1)
         tick = page.locator("#zs-plan-overwrite input")
         expect(tick).not_to_be_visible()
+        expect(page.locator("#zs-cut-plan")).to_contain_text("L1 norm")
         page.fill("#zs-plan-name textarea, #zs-plan-name input", TAKEN)
         expect(tick).to_be_visible()
         page.click("#zs-plan-make")
         expect(page.get_by_text(f"There is a plan called {TAKEN} already")).to_be_visible()
         tick.check()
         page.click("#zs-plan-make")
-        expect(page.locator("#zs-jobs li")).to_have_count(1)
+        expect(page.locator("#zs-jobs li[data-kind=plan][data-state=done]")).to_have_count(1, timeout=MAP_MS)
+        expect(page.locator("#zs-cut-plan")).to_contain_text("Taylor")
 
 
 def test_a_report_card_is_opened_with_its_pairs_and_files(browser: Browser, url: str):

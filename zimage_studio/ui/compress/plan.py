@@ -72,8 +72,10 @@ class PlanCard:
         return [self._html, self._table, self._after, self._delete, self._export]
 
     def shown(self, model: str, fresh: str) -> Update:
-        """The plans themselves are listed by the tab, which knows which one is picked."""
-        return {}
+        """A plan that a job has just made: one that took the place of another has its name, so nothing else would say
+        that it changed. The list is the tab's, which knows which plan is picked."""
+        made = self._made(fresh)
+        return self._show(made) if made is not None else {}
 
     def live(self, job: JobRecord) -> Update:
         """The strip above says how far a plan is."""
