@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
 from tests.browser.test_generate import opened, overflow
 from tests.conftest import TINY
@@ -88,6 +88,34 @@ def test_quick_clicks_all_count(browser: Browser, url: str):
         expect(page.locator("#zs-lab-out button")).to_have_count(5)
         expect(page.locator("#zs-lab-words")).to_contain_text("and 2 more parts")
         expect(page.locator("#zs-heat [aria-pressed=true]")).to_have_count(5)
+
+
+def test_clicks_that_overtake_each_other_all_count(browser: Browser, url: str):
+    """The browser sends each click on a connection of its own: here the last one comes first."""
+    held: list[Route] = []
+
+    def hold(route: Route) -> None:
+        if '"revision"' not in (route.request.post_data or ""):
+            route.continue_()
+            return
+        held.append(route)
+        if len(held) == 4:
+            for late in reversed(held):
+                late.continue_()
+
+    with opened(browser, url) as page:
+        go_to(page, 0)
+        expect(page.locator(CELL)).to_be_visible()
+        page.route("**/queue/join*", hold)
+        page.evaluate(
+            """() => ['[data-pick="layers.1.attention"]', '[data-pick="layers.2.attention"]',
+                '[data-pick="heads:layers.3"]', '[data-pick="layers.4.attention"]']
+                .forEach((cell) => document.querySelector(`#zs-heat ${cell}`).click())"""
+        )
+        words = page.locator("#zs-lab-words")
+        expect(words).to_contain_text("Block 1 · Attention, Block 2 · Attention, Block 4 · Attention")
+        expect(page.locator("#zs-lab-out button")).to_have_count(3)
+        expect(page.locator("#zs-heat .zs-heads-row")).to_have_count(1)
 
 
 def test_a_map_is_measured_and_its_cell_knocks_out(browser: Browser, url: str):

@@ -129,17 +129,26 @@ def test_anything_else_is_refused(ref: str):
         knock_named(ref)
 
 
-@pytest.mark.parametrize("data", [None, {}, {"pick": "layers.0.block"}, {"pick": 1, "out": [], "revision": ""}])
+CLICK = {"out": [str(HEAD), str(ATTENTION)], "heads": "layers.1", "revision": "ab12", "number": 7.5}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        None,
+        {},
+        *({name: value for name, value in CLICK.items() if name != left} for left in CLICK),
+        *({**CLICK, "number": number} for number in (True, "7", -1, float("nan"), float("inf"), 10**400)),
+    ],
+)
 def test_a_click_that_says_too_little_is_refused(data: object):
     with pytest.raises(InvalidInputError):
-        compress_understand._clicked(event(data))
+        compress_understand._click(event(data))
 
 
 def test_a_click_brings_all_that_is_switched_off():
-    picked, out, revision = compress_understand._clicked(
-        event({"pick": str(HEAD), "out": [str(HEAD), str(ATTENTION)], "revision": "ab12"})
-    )
-    assert (picked, out, revision) == (str(HEAD), [HEAD, ATTENTION], "ab12")
+    click = compress_understand._click(event(CLICK))
+    assert (click.out, click.heads, click.revision, click.number) == ([HEAD, ATTENTION], "layers.1", "ab12", 7.5)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ STRONGEST_PERCENT = 72
 LEGEND = (0.0, 0.25, 0.5, 0.75, 1.0)
 NAMED_CHIPS = 3
 
-BRIDGE = """let out = new Set(), seen = null, last = null, place = [0, 0];
+BRIDGE = """let out = new Set(), heads = '', seen = null, last = null, place = [0, 0], number = 0;
 const paint = () => {
   for (const button of element.querySelectorAll('button[aria-pressed]')) {
     const off = out.has(button.dataset.pick);
@@ -33,20 +33,24 @@ const take = () => {
   if (box.dataset.revision !== seen) {
     seen = box.dataset.revision;
     out = new Set(JSON.parse(box.dataset.out));
+    heads = box.dataset.heads;
   }
   paint();
 };
 const tell = (pick) => {
   last = pick;
+  number = Math.max(number + 1, performance.now());
   paint();
-  trigger('click', {pick, out: [...out], revision: seen});
+  trigger('click', {out: [...out], heads, revision: seen, number});
 };
 element.addEventListener('click', (event) => {
   const button = event.target.closest('[data-pick]');
   if (!button) return;
   take();
   const pick = button.dataset.pick;
-  if (button.hasAttribute('aria-pressed') && !out.delete(pick)) out.add(pick);
+  const block = pick.startsWith('heads:') ? pick.slice(6) : null;
+  if (block !== null) heads = heads === block ? '' : block;
+  else if (!out.delete(pick)) out.add(pick);
   tell(pick);
 });
 element.addEventListener('zs-on', (event) => {
@@ -76,9 +80,10 @@ watch('value', () => {
   if (last === null || document.activeElement !== document.body) return;
   element.querySelector(`[data-pick="${CSS.escape(last)}"]`)?.focus({preventScroll: true});
 });"""
-"""For gr.HTML: clicks reach the server with all that is switched off, so that two quick ones never lose each other.
+"""For gr.HTML: clicks reach the server with all that is switched off and a number that grows, since quick ones may
+overtake each other on their way: the server heeds the newest.
 
-The browser's own set counts until a board of another revision comes. The arrow keys walk, and a board that is drawn
+What the browser holds counts until a board of another revision comes. The arrow keys walk, and a board that is drawn
 anew keeps the keyboard's place, and how far it was scrolled.
 """
 ON = """element.addEventListener('click', (event) => {
@@ -125,7 +130,8 @@ def board(
     name = escape(t("heat_label"))
     refs = escape(json.dumps([str(knock) for knock in sorted(out, key=str)]))
     return (
-        f'<div class="zs-heat-box" data-revision="{escape(view.revision)}" data-out="{refs}">'
+        f'<div class="zs-heat-box" data-revision="{escape(view.revision)}" data-out="{refs}"'
+        f' data-heads="{escape(view.heads_of)}">'
         f'<table {kind}><caption class="zs-unseen">{name}</caption>'
         f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>{_legend(top, t)}"
     )

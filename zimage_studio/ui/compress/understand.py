@@ -18,7 +18,7 @@ from zimage_studio.ui import present
 from zimage_studio.ui.compress import heat as compress_heat
 from zimage_studio.ui.compress import lab as compress_lab
 from zimage_studio.ui.compress.frame import Frame
-from zimage_studio.ui.compress.heat import HEADS, WHOLE, View
+from zimage_studio.ui.compress.heat import WHOLE, View
 from zimage_studio.ui.compress.lab import Lab
 from zimage_studio.ui.compress.widgets import (
     PARTS,
@@ -32,8 +32,9 @@ from zimage_studio.ui.compress.widgets import (
 from zimage_studio.ui.doors import LOCAL, PRIVATE, Update, errors_as_toasts, session_of
 from zimage_studio.ui.texts import Texts
 
+MAX_PLACE_CHARS, MAX_NUMBER = 40, 1e15
 IN_TURN: dict[str, Any] = {**PRIVATE, "concurrency_limit": 1}
-"""For clicks: each is told, in order. What Gradio defers ("always_last") it sends with the data of the click before."""
+"""For clicks: each is told, one at a time; what Gradio defers ("always_last") comes with the data of the click before."""
 SCROLL = """() => { if (innerWidth <= 860) setTimeout(() =>
     document.querySelector("#zs-lab-stage")?.scrollIntoView({behavior: "smooth", block: "center"}), 100); }"""
 
@@ -71,6 +72,8 @@ class UnderstandCard:
         self._seen = gr.State("")
         self._out = gr.State([])
         self._heads = gr.State("")
+        self._clicked = gr.State(0.0)
+        """The number of the newest click that was heeded."""
         self._wire_board()
         self._wire_picture()
         self._wire_measuring()
@@ -121,14 +124,13 @@ class UnderstandCard:
                 update |= {**picture.cleared(self._t), **self._form.show(self._studio.models.get(model).defaults)}
             return update
 
-        def on_pick(event: gr.EventData, model: object, view: object, _out: object, heads: str) -> Update:
+        def on_pick(event: gr.EventData, model: object, view: object, newest: float) -> Update:
             with errors_as_toasts(self._t):
-                picked, out, revision = _clicked(event)
-                known = self._require(model)
-                if picked.startswith(HEADS):
-                    place = picked.removeprefix(HEADS)
-                    heads = "" if heads == place else place
-                return self._switched(known, out, str(view), heads, revision)
+                click = _click(event)
+                if click.number <= newest:  # overtaken on its way: a newer one held all of it
+                    return {self._clicked: newest}
+                switched = self._switched(self._require(model), click.out, str(view), click.heads, click.revision)
+                return {**switched, self._clicked: click.number}
 
         def on_view(model: object, view: object, out: object, heads: str) -> Update:
             with errors_as_toasts(self._t):
@@ -141,8 +143,9 @@ class UnderstandCard:
         shown = [*switched, board.view, self._sorry, self._room, self._seen, *picture.outputs, *self._form.own]
         self._mark.change(on_mark, [self._mark, *now[1:], self._seen], shown, **PRIVATE)
         board.view.input(on_view, now, switched, **PRIVATE)
+        picking = [self._frame.model, board.view, self._clicked]
         for event in (
-            board.html.click(on_pick, now, switched, trigger_mode="multiple", **IN_TURN),
+            board.html.click(on_pick, picking, [*switched, self._clicked], trigger_mode="multiple", **IN_TURN),
             picture.all_on.click(on_all, now, switched, **PRIVATE),
         ):
             self._draw_after(event)
@@ -280,14 +283,27 @@ class UnderstandCard:
         return ""
 
 
-def _clicked(event: gr.EventData) -> tuple[str, list[Knock], str]:
-    """What was clicked, what the browser holds switched off, which board it saw. Raises InvalidInputError."""
+@dataclass(frozen=True, slots=True)
+class Click:
+    """What the browser held after a click: what is switched off, the block whose heads are shown, the board it saw."""
+
+    out: list[Knock]
+    heads: str
+    revision: str
+    number: float
+
+
+def _click(event: gr.EventData) -> Click:
+    """Raises InvalidInputError for what no board of ours sends."""
     data: Any = event._data
-    picked, out, revision = (data.get(key) if isinstance(data, dict) else None for key in ("pick", "out", "revision"))
-    if not isinstance(picked, str) or not isinstance(out, list) or not isinstance(revision, str):
+    out, heads, revision, number = (
+        data.get(key) if isinstance(data, dict) else None for key in ("out", "heads", "revision", "number")
+    )
+    told = isinstance(out, list) and isinstance(heads, str) and isinstance(revision, str)
+    if not told or isinstance(number, bool) or not isinstance(number, int | float) or not 0 <= number < MAX_NUMBER:
         shown = json.dumps(data, default=str)[:80]
         raise InvalidInputError("bad_choice", field="part", value=shown, known=str(Knock("layers", 0)))
-    return picked, _knocks(out), revision[:16]
+    return Click(_knocks(out), heads[:MAX_PLACE_CHARS], revision[:16], float(number))
 
 
 def _knocks(refs: object) -> list[Knock]:
