@@ -34,7 +34,7 @@ from zimage_studio.ui.texts import Texts
 
 MAX_PLACE_CHARS, MAX_NUMBER = 40, 1e15
 IN_TURN: dict[str, Any] = {**PRIVATE, "concurrency_limit": 1}
-"""For clicks: each is told, one at a time; what Gradio defers ("always_last") comes with the data of the click before."""
+"""For clicks: each is told, one at a time; what Gradio defers ("always_last") has the data of the click before."""
 SCROLL = """() => { if (innerWidth <= 860) setTimeout(() =>
     document.querySelector("#zs-lab-stage")?.scrollIntoView({behavior: "smooth", block: "center"}), 100); }"""
 
