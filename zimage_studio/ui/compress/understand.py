@@ -296,14 +296,20 @@ class Click:
 def _click(event: gr.EventData) -> Click:
     """Raises InvalidInputError for what no board of ours sends."""
     data: Any = event._data
-    out, heads, revision, number = (
+    out, heads, revision, told = (
         data.get(key) if isinstance(data, dict) else None for key in ("out", "heads", "revision", "number")
     )
-    told = isinstance(out, list) and isinstance(heads, str) and isinstance(revision, str)
-    if not told or isinstance(number, bool) or not isinstance(number, int | float) or not 0 <= number < MAX_NUMBER:
+    number = _number(told)
+    if number is None or not (isinstance(out, list) and isinstance(heads, str) and isinstance(revision, str)):
         shown = json.dumps(data, default=str)[:80]
         raise InvalidInputError("bad_choice", field="part", value=shown, known=str(Knock("layers", 0)))
-    return Click(_knocks(out), heads[:MAX_PLACE_CHARS], revision[:16], float(number))
+    return Click(_knocks(out), heads[:MAX_PLACE_CHARS], revision[:16], number)
+
+
+def _number(told: object) -> float | None:
+    if isinstance(told, int | float) and not isinstance(told, bool) and 0 <= told < MAX_NUMBER:
+        return float(told)
+    return None
 
 
 def _knocks(refs: object) -> list[Knock]:
