@@ -55,15 +55,17 @@ def test_a_chinese_prompt_from_the_preview_to_history_after_a_restart(browser: B
     data = tmp_path / "data"
     with running_app(data) as url, opened(browser, url, locale="zh-CN") as page:
         assert page.url == url + "zh/"  # by the browser's language
-        fill(page, PROMPT_ZH, steps=100)
+        fill(page, PROMPT_ZH, steps=200)
+        for side in ("宽度", "高度"):  # long enough to be stopped by a slow browser too
+            page.get_by_label(side, exact=True).first.fill("256")
         page.click("#zs-generate")
         preview = page.locator("#zs-stage .zs-canvas img")
         expect(preview).to_be_visible(timeout=PATIENCE_MS)
-        expect(page.locator("#zs-stage .zs-count")).to_contain_text(re.compile(r"第 \d+/100 步"))
+        expect(page.locator("#zs-stage .zs-count")).to_contain_text(re.compile(r"第 \d+/200 步"))
         first = preview.get_attribute("src")
         expect(preview).not_to_have_attribute("src", str(first))  # it is forming
         page.click("#zs-stop")
-        expect(page.locator("#zs-stage")).to_contain_text(re.compile(r"第 \d+/100 步停止"), timeout=PATIENCE_MS)
+        expect(page.locator("#zs-stage")).to_contain_text(re.compile(r"第 \d+/200 步停止"), timeout=PATIENCE_MS)
         page.fill("#zs-seed input", str(2**64 - 1))
         page.fill("#zs-steps input", "4")
         page.click("#zs-generate")

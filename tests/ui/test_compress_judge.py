@@ -184,6 +184,22 @@ def test_the_picture_without_is_marked_and_the_model_is_whole_afterwards(studio:
     assert studio.images.page()[1] == 1  # History has that one, and none of the knock-outs
 
 
+def test_an_older_wish_that_comes_late_neither_draws_nor_stops_the_newer_one(studio: Studio):
+    lab, model = Lab(studio, EN), studio.settings.model
+    values = {"prompt": "a big red heart on a white background", "seed": "7", "steps": 20}
+    newer = lab.draw("page", model, [ATTENTION], values, 5.0)
+    next(newer)
+    assert list(lab.draw("page", model, [HEAD], values, 4.5)) == []
+    assert not lab.clear("page", 4.5)
+    other = next(lab.draw("another page", model, [HEAD], values, 1.0))
+    assert other.running
+    *_, last = newer
+    assert last.pictures is not None and "Block 1 · Attention" in last.html
+    *_, again = lab.draw("page", model, [HEAD], values, 5.0)
+    assert again.pictures is not None and "Head" in again.html
+    assert lab.clear("page", 5.0)
+
+
 def test_a_part_that_is_not_there_is_refused_in_a_sentence(studio: Studio):
     lab = Lab(studio, EN)
     with pytest.raises(gr.Error, match="no block"):

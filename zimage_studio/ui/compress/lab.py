@@ -1,6 +1,7 @@
 """Knock-outs as a page shows them: one request drawn with everything and without some parts, moment by moment."""
 
 import io
+import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -48,6 +49,8 @@ class Lab:
         self._studio = studio
         self._t = t
         self._jobs: OrderedDict[str, KnockOutJob] = OrderedDict()
+        self._newest: OrderedDict[str, float] = OrderedDict()
+        self._lock = threading.Lock()
         self._whole: OrderedDict[object, NDArray[np.uint8]] = OrderedDict()
 
     def stop(self, session: str) -> None:
@@ -55,19 +58,41 @@ class Lab:
         if (job := self._jobs.pop(session, None)) is not None:
             job.stop()
 
-    def draw(self, session: str, model: str, out: Sequence[Knock], values: Mapping[str, object]) -> Iterator[LabMoment]:
-        """Both pictures. Raises UserError, or a toast where the drawing fails; ends silently when it is overtaken."""
-        self.stop(session)
-        service = self._studio.compression
+    def clear(self, session: str, number: float) -> bool:
+        """Stop what this page draws, unless a wish of a higher `number` came first: False then."""
+        with self._lock:
+            if not self._is_newest(session, number):
+                return False
+            self.stop(session)
+            return True
+
+    def draw(
+        self, session: str, model: str, out: Sequence[Knock], values: Mapping[str, object], number: float = 0.0
+    ) -> Iterator[LabMoment]:
+        """Both pictures. Raises UserError, or a toast where the drawing fails; ends silently when it is overtaken,
+        also by a wish of a higher `number` that came first."""
         remembered = self._key(model, values)
-        job = service.knock_out(
-            values, [asdict(knock) for knock in in_order(out)], model=model, session=session,
-            whole_HWC=None if remembered is None else self._whole.get(remembered),
-        )  # fmt: skip
-        self._jobs[session] = job
-        while len(self._jobs) > MAX_PAGES:
-            self._jobs.popitem(last=False)
+        with self._lock:
+            if not self._is_newest(session, number):
+                return
+            self.stop(session)
+            job = self._studio.compression.knock_out(
+                values, [asdict(knock) for knock in in_order(out)], model=model, session=session,
+                whole_HWC=None if remembered is None else self._whole.get(remembered),
+            )  # fmt: skip
+            self._jobs[session] = job
+            while len(self._jobs) > MAX_PAGES:
+                self._jobs.popitem(last=False)
         yield from self._follow(session, job, remembered)
+
+    def _is_newest(self, session: str, number: float) -> bool:
+        if number < self._newest.get(session, 0.0):
+            return False
+        self._newest[session] = number
+        self._newest.move_to_end(session)
+        while len(self._newest) > MAX_PAGES:
+            self._newest.popitem(last=False)
+        return True
 
     def _follow(self, session: str, job: KnockOutJob, remembered: object) -> Iterator[LabMoment]:
         t = self._t

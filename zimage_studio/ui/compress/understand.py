@@ -217,43 +217,49 @@ class UnderstandCard:
         """Draw when `event` has succeeded, where that is wanted; with nothing switched off there is nothing to draw."""
         picture = self._picture
 
-        def on_switched(request: gr.Request, live: object, model: object, out: object, *fields: object) -> Any:
+        def on_switched(
+            request: gr.Request, live: object, model: object, out: object, number: float, *fields: object
+        ) -> Any:
             if live or not out:
-                yield from self._drawn(request, model, out, fields)
+                yield from self._drawn(request, model, out, number, fields)
             else:
                 yield {picture.stage: gr.skip()}
 
-        inputs = [picture.live, self._frame.model, self._out, *self._form.fields]
+        inputs = [picture.live, self._frame.model, self._out, self._clicked, *self._form.fields]
         event.success(on_switched, inputs, picture.outputs, trigger_mode="multiple", **PRIVATE)
         event.success(None, None, None, js=SCROLL, **LOCAL)
 
     def _wire_picture(self) -> None:
         picture = self._picture
 
-        def on_draw(request: gr.Request, model: object, out: object, *fields: object) -> Iterator[Update]:
+        def on_draw(
+            request: gr.Request, model: object, out: object, number: float, *fields: object
+        ) -> Iterator[Update]:
             with errors_as_toasts(self._t):
                 if not out:
                     raise UserError("no_knocks")
-            yield from self._drawn(request, model, out, fields)
+            yield from self._drawn(request, model, out, number, fields)
 
         def on_stop(request: gr.Request) -> None:
             self._lab.stop(session_of(request))
 
-        inputs = [self._frame.model, self._out, *self._form.fields]
+        inputs = [self._frame.model, self._out, self._clicked, *self._form.fields]
         picture.draw.click(on_draw, inputs, picture.outputs, trigger_mode="multiple", **PRIVATE)
         picture.stop.click(on_stop, None, None, **PRIVATE)
         fresh = self._form.new_seed.click(lambda: str(secrets.randbelow(MAX_SEED)), None, self._form.seed, **PRIVATE)
         self._draw_after(fresh)
 
-    def _drawn(self, request: gr.Request, model: object, out: object, fields: Sequence[object]) -> Iterator[Update]:
+    def _drawn(
+        self, request: gr.Request, model: object, out: object, number: float, fields: Sequence[object]
+    ) -> Iterator[Update]:
         """The picture with and without, moment by moment; a newer wish of the same page ends this one."""
         picture, session = self._picture, session_of(request)
         if not out:
-            self._lab.stop(session)
-            yield picture.cleared(self._t)
+            if self._lab.clear(session, number):
+                yield picture.cleared(self._t)
             return
         with errors_as_toasts(self._t):
-            for moment in self._lab.draw(session, str(model or ""), _knocks(out), self._form.values(fields)):
+            for moment in self._lab.draw(session, str(model or ""), _knocks(out), self._form.values(fields), number):
                 yield picture.moment(moment)
 
     # --- measuring
