@@ -10,7 +10,7 @@ import pytest
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
-PATIENCE_MS = 60_000
+PATIENCE_MS = 120_000
 QUIET = [
     "--no-sandbox",
     "--disable-gpu",

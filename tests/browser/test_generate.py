@@ -12,7 +12,7 @@ from playwright.sync_api import Browser, Page, expect
 from tests.live_app import running_app
 
 pytestmark = pytest.mark.browser
-PATIENCE_MS = 60_000
+PATIENCE_MS = 120_000
 PROMPT_ZH = "一颗大红色的爱心，白色背景"
 
 
