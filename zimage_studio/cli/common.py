@@ -101,7 +101,11 @@ def parse_size(size: str | None) -> dict[str, object]:
 @contextmanager
 def services(settings: Settings) -> Iterator[Studio]:
     """The services without the owner thread: nothing is loaded."""
-    yield build_studio(settings)
+    studio = build_studio(settings)
+    try:
+        yield studio
+    finally:
+        studio.images.close()
 
 
 @contextmanager
